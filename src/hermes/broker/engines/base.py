@@ -1,0 +1,57 @@
+"""What an engine is: it makes boxes, opens them, freezes, stops and lists them. One conformance suite holds for all."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(slots=True)
+class Box:
+    """A container as its engine knows it.
+
+    `id` is unique for all time; `pid` is its init's in the broker's pid namespace (0: unknown, a remote engine).
+    """
+
+    id: str
+    pid: int = 0
+    on_exit: list[Callable[[], None]] = field(default_factory=list)
+    """Called once, from the event loop, when the box's init ends for whatever reason."""
+
+
+class Engine(Protocol):
+    """Makes containers. All methods raise `EngineError` (and nothing else) when they cannot do what they say."""
+
+    name: str
+
+    async def start(self) -> None:
+        """Make ready: check the runtime and the image, clean up what an earlier run left (`list_owned` is empty after)."""
+
+    async def create(self, container_id: str) -> Box:
+        """Return a running box. On failure or cancellation nothing of it is left."""
+
+    async def open(self, box: Box) -> socket.socket:
+        """Return a non-blocking box socket (see `hermes.container.messages`) that starts processes in the box.
+
+        Called once a box, before it is handed out. Processes started over it end with the box, not with the socket.
+        """
+
+    async def freeze(self, box: Box) -> None:
+        """Stop every process of the box where it is. Return when they are stopped."""
+
+    async def thaw(self, box: Box) -> None:
+        """Let them go on."""
+
+    async def destroy(self, box: Box, *, keep: Path | None = None) -> None:
+        """End every process of the box and remove all of it. Safe to call twice.
+
+        With `keep`, the files the attacker changed are first moved or copied there: a directory that is created, owned
+        by root with mode 0700, holding `changes/`.
+        """
+
+    async def list_owned(self) -> list[str]:
+        """Ids of all boxes, running or not, that this Hermes instance (same `data_dir`) made and that still exist."""
+
+    async def close(self) -> None:
+        """Destroy every box and let go of all resources."""

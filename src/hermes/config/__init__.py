@@ -1,0 +1,29 @@
+"""Configuration: the models (`models`) and where their values come from (`load`)."""
+
+from hermes.config.models import (
+    AuthenticationConfig,
+    ContainerPoolConfig,
+    DockerConfig,
+    ForensicsConfig,
+    LimitsConfig,
+    LoggingConfig,
+    RecordingConfig,
+    SecurityConfig,
+    SensorConfig,
+    ServerConfig,
+    Settings,
+)
+
+__all__ = [
+    "AuthenticationConfig",
+    "ContainerPoolConfig",
+    "DockerConfig",
+    "ForensicsConfig",
+    "LimitsConfig",
+    "LoggingConfig",
+    "RecordingConfig",
+    "SecurityConfig",
+    "SensorConfig",
+    "ServerConfig",
+    "Settings",
+]

@@ -1,0 +1,172 @@
+"""What the front says to the broker and to a box, and back: the two protocols, as typed records.
+
+Both run over `AF_UNIX` `SOCK_SEQPACKET` sockets: one packet is one message (msgpack, tagged), file descriptors ride along
+as `SCM_RIGHTS`. The *broker socket* asks for boxes. The *box socket*, handed out with an allocated box, starts processes in that
+one box: at its other end stands the box's spawner, or a stand-in that speaks the engine's own exec API.
+"""
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+MAX_MESSAGE = 192 * 1024
+"""Longest message either side accepts, in bytes. A longer one cannot be sent over a default-sized socket."""
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="type", omit_defaults=True):
+    pass
+
+
+class Terminal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The terminal a process gets: type, size in characters and pixels, and RFC 4254 modes by opcode."""
+
+    term: str = "xterm"
+    width: int = 80
+    height: int = 24
+    pixel_width: int = 0
+    pixel_height: int = 0
+    modes: dict[int, int] = {}
+
+
+# ---- box socket: front -> box
+
+
+class Spawn(_Message):
+    """Start a process. `id` is the caller's, unique on this socket; every later message about the process carries it.
+
+    With `argv`, exactly that is executed (searched in PATH). Otherwise the user's login shell runs: with `command` as
+    `$SHELL -c command`, without it as a login shell (`argv[0]` begins with `-`), as sshd does.
+    """
+
+    id: int
+    user: str = "root"
+    argv: tuple[bytes, ...] = ()
+    command: bytes | None = None
+    env: dict[bytes, bytes] = {}
+    """Added to, and overriding, what a login of `user` has (USER, LOGNAME, HOME, SHELL, PATH, MAIL, TERM)."""
+    cwd: bytes | None = None
+    """Working directory; the user's home when None; `/` where it cannot be entered."""
+    terminal: Terminal | None = None
+    """With a terminal: one fd, a pty master. Without: three fds, the ends of stdin, stdout and stderr."""
+
+
+class Signal(_Message):
+    """Send a signal (name without SIG, such as `TERM`) to the process's session. Unknown ids and names are ignored."""
+
+    id: int
+    signal: str
+
+
+class Resize(_Message):
+    """Set the terminal's size, where the fd is no real pty (`Spawned.tty` false)."""
+
+    id: int
+    width: int
+    height: int
+    pixel_width: int = 0
+    pixel_height: int = 0
+
+
+# ---- box socket: box -> front
+
+
+class Spawned(_Message):
+    """The process runs; its fds ride along: the pty master, or stdin's write end, stdout's and stderr's read ends."""
+
+    id: int
+    pid: int
+    """In the box's own pid namespace when known, else 0."""
+    tty: bool = False
+    """The fd is a real pty master: TIOCSWINSZ works on it."""
+
+
+class Failed(_Message):
+    """The process could not be started."""
+
+    id: int
+    error: str
+
+
+class Exited(_Message):
+    """The process has ended: with an exit `status`, or by a `signal` (name without SIG)."""
+
+    id: int
+    status: int | None = None
+    signal: str | None = None
+    core_dumped: bool = False
+
+
+BoxRequest: TypeAlias = Spawn | Signal | Resize
+BoxReply: TypeAlias = Spawned | Failed | Exited
+
+# ---- broker socket: front -> broker
+
+
+class Allocate(_Message):
+    """Give this session a box. Answered by `Allocated` or `Refused`; asking again gives the same box."""
+
+    session_id: str
+
+
+class Release(_Message):
+    """This session is over; stop its box. Not answered. Unknown sessions are ignored."""
+
+    session_id: str
+
+
+class Status(_Message):
+    """How is the pool? Answered by `PoolStatus`."""
+
+
+# ---- broker socket: broker -> front
+
+
+class Allocated(_Message):
+    """A box for the session; the box socket rides along as one fd."""
+
+    session_id: str
+    container_id: str
+    engine: str
+    image: str
+    waited: float
+    """Seconds the session waited for it."""
+
+
+class Refused(_Message):
+    """No box for the session, and why."""
+
+    session_id: str
+    reason: str
+
+
+class PoolStatus(_Message):
+    """What the pool holds."""
+
+    engine: str
+    size: int
+    warm: int
+    creating: int
+    active: int
+    stopped: int
+
+
+class BrokerEvent(_Message):
+    """A fact the broker states; the front writes it to the journal. `kind` is an event's name, `fields` its fields."""
+
+    kind: str
+    fields: dict[str, str | int | float | bool | None]
+
+
+BrokerRequest: TypeAlias = Allocate | Release | Status
+BrokerReply: TypeAlias = Allocated | Refused | PoolStatus | BrokerEvent
+
+encode = msgspec.msgpack.Encoder().encode
+decode_box_request = msgspec.msgpack.Decoder(BoxRequest).decode
+decode_box_reply = msgspec.msgpack.Decoder(BoxReply).decode
+decode_broker_request = msgspec.msgpack.Decoder(BrokerRequest).decode
+decode_broker_reply = msgspec.msgpack.Decoder(BrokerReply).decode
+
+SIGNALS: tuple[str, ...] = ("ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM", "USR1", "USR2")
+"""Signals that RFC 4254 (6.9) names."""
+
+EngineName: TypeAlias = Literal["local", "docker"]

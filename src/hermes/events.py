@@ -1,0 +1,351 @@
+"""The catalogue of events: one frozen record a fact. Emitters, sinks and docs are checked against `ALL`.
+
+An event states what happened; the journal adds when (`time`), where (`sensor`) and its place in the order (`id`).
+Text that an attacker sent is made with `from_bytes`.
+"""
+
+import msgspec
+
+
+def from_bytes(data: bytes) -> str:
+    """Return attacker bytes as text: UTF-8 as it is; where it is not UTF-8, bad bytes as `\\xNN` and each backslash doubled."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.replace(b"\\", b"\\\\").decode(errors="backslashreplace")
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=False):
+    """A fact. Its tag is `noun.verb`; `connection_id` and `session_id` tie it to its connection and session."""
+
+    connection_id: str | None = None
+    session_id: str | None = None
+
+    @classmethod
+    def tag(cls) -> str:
+        """The event's name in the journal, such as `connection.opened`."""
+        tag = cls.__struct_config__.tag
+        assert isinstance(tag, str)
+        return tag
+
+
+# ---- connections
+
+
+class ConnectionOpened(Event, frozen=True, kw_only=True, tag="connection.opened"):
+    """A client connected."""
+
+    source_ip: str
+    source_port: int
+    local_ip: str
+    local_port: int
+    proxied: bool = False
+    """The addresses are those of a PROXY protocol header."""
+
+
+class ConnectionRefused(Event, frozen=True, kw_only=True, tag="connection.refused"):
+    """A client connected and was cut at once: a limit was reached, or the sensor cannot keep evidence."""
+
+    source_ip: str
+    source_port: int
+    reason: str
+
+
+class ClientVersion(Event, frozen=True, kw_only=True, tag="connection.version"):
+    """The client's identification string, such as `SSH-2.0-Go`."""
+
+    version: str
+
+
+class ClientAlgorithms(Event, frozen=True, kw_only=True, tag="connection.algorithms"):
+    """The algorithms the client offered in its first SSH_MSG_KEXINIT, in its order, and their HASSH.
+
+    HASSH: MD5 of `kex;encryption;mac;compression`, client to server (https://github.com/salesforce/hassh).
+    """
+
+    hassh: str
+    kex: list[str]
+    host_key: list[str]
+    encryption: list[str]
+    mac: list[str]
+    compression: list[str]
+    languages: list[str]
+
+
+class ConnectionClosed(Event, frozen=True, kw_only=True, tag="connection.closed"):
+    """The connection ended. `cause`: `client`, `server`, `lost`, `protocol-error`, `auth-failures`, `login-timeout`,
+    `idle-timeout`, `session-timeout`, `recording-failed`, `container-lost`, `allocation-failed` or `shutdown`."""
+
+    cause: str
+    detail: str = ""
+    duration: float
+    """Seconds since it opened."""
+    auth_attempts: int
+    channels: int
+    requests_dropped: int = 0
+    """Repeated requests that were not written as events (`server.max_requests`)."""
+
+
+# ---- authentication
+
+
+class AuthAttempt(Event, frozen=True, kw_only=True, tag="auth.attempt"):
+    """One authentication try, with its secret, and the verdict."""
+
+    method: str
+    username: str
+    accepted: bool
+    password: str | None = None
+    new_password: str | None = None
+    responses: list[str] | None = None
+    """Answers to a keyboard-interactive challenge."""
+    key_type: str | None = None
+    key_fingerprint: str | None = None
+    """`SHA256:…` of the public key offered."""
+    key: str | None = None
+    """The public key, base64."""
+    key_signed: bool | None = None
+    """The client proved that it holds the key; false: it only asked whether the key would do."""
+    rule: str
+    """What decided: `password`, `public-key`, `none`, `after-failures`, `probability`, `remembered`, or `denied`."""
+
+
+# ---- sessions
+
+
+class SessionOpened(Event, frozen=True, kw_only=True, tag="session.opened"):
+    """A client is in."""
+
+    username: str
+    source_ip: str
+    source_port: int
+    client_version: str
+
+
+class SessionContainer(Event, frozen=True, kw_only=True, tag="session.container"):
+    """The session was given its container."""
+
+    container_id: str
+    engine: str
+    image: str
+    waited: float
+    """Seconds it waited."""
+
+
+class SessionClosed(Event, frozen=True, kw_only=True, tag="session.closed"):
+    """The session is over and its evidence is closed."""
+
+    cause: str
+    duration: float
+    channels: int
+    bytes_in: int
+    bytes_out: int
+
+
+class SessionTimeout(Event, frozen=True, kw_only=True, tag="session.timeout"):
+    """A time limit was reached; the connection is being closed. `limit`: `login`, `idle` or `session`."""
+
+    limit: str
+    seconds: float
+
+
+# ---- channels
+
+
+class ChannelOpened(Event, frozen=True, kw_only=True, tag="channel.opened"):
+    """A session channel was opened."""
+
+    channel: int
+
+
+class ChannelEnv(Event, frozen=True, kw_only=True, tag="channel.env"):
+    """The client asked for an environment variable."""
+
+    channel: int
+    variable: str
+    value: str
+    accepted: bool
+
+
+class ChannelPty(Event, frozen=True, kw_only=True, tag="channel.pty"):
+    """The client asked for a terminal."""
+
+    channel: int
+    term: str
+    width: int
+    height: int
+
+
+class ChannelStarted(Event, frozen=True, kw_only=True, tag="channel.started"):
+    """A process runs for the channel. `kind`: `shell`, `exec` or `subsystem`."""
+
+    channel: int
+    kind: str
+    command: str | None = None
+    """The exec command, or the subsystem's name."""
+    recording: str | None = None
+    """The asciicast file, relative to the recordings' directory."""
+
+
+class ChannelInput(Event, frozen=True, kw_only=True, tag="channel.input"):
+    """A line typed into (or piped to) a shell, as far as editing keys let it be known; the recording has every byte."""
+
+    channel: int
+    line: str
+    truncated: bool = False
+
+
+class ChannelResize(Event, frozen=True, kw_only=True, tag="channel.resize"):
+    """The client's window changed its size."""
+
+    channel: int
+    width: int
+    height: int
+
+
+class ChannelSignal(Event, frozen=True, kw_only=True, tag="channel.signal"):
+    """The client sent a signal, or a break (`BREAK`)."""
+
+    channel: int
+    signal: str
+
+
+class ChannelFailed(Event, frozen=True, kw_only=True, tag="channel.failed"):
+    """What the channel asked for could not be done."""
+
+    channel: int
+    reason: str
+
+
+class ChannelClosed(Event, frozen=True, kw_only=True, tag="channel.closed"):
+    """The channel is closed."""
+
+    channel: int
+    exit_status: int | None = None
+    exit_signal: str | None = None
+    duration: float
+    bytes_in: int
+    bytes_out: int
+
+
+class ForwardRequested(Event, frozen=True, kw_only=True, tag="forward.requested"):
+    """The client asked for a forward. `kind`: `direct-tcpip`, `tcpip-forward`, `direct-streamlocal`, `streamlocal-forward`,
+    `x11`, `agent` or `tun`."""
+
+    kind: str
+    host: str = ""
+    port: int = 0
+    origin_host: str = ""
+    origin_port: int = 0
+    path: str = ""
+    accepted: bool
+
+
+class GlobalRequest(Event, frozen=True, kw_only=True, tag="connection.request"):
+    """The client sent another global request (`keepalive@openssh.com`, `no-more-sessions@openssh.com`, …)."""
+
+    request: str
+
+
+# ---- evidence
+
+
+class RecordingFailed(Event, frozen=True, kw_only=True, tag="recording.failed"):
+    """A recording could not be written; its session was ended."""
+
+    channel: int | None = None
+    reason: str
+
+
+class JournalRecovered(Event, frozen=True, kw_only=True, tag="journal.recovered"):
+    """The journal could not be written for a while; nothing that was stated in between is lost."""
+
+    reason: str
+    seconds: float
+    waiting: int
+    """Events that waited."""
+
+
+class JournalDamaged(Event, frozen=True, kw_only=True, tag="journal.damaged"):
+    """The journal was found damaged at start; it was kept aside and a new one begun."""
+
+    kept: str
+    reason: str
+
+
+# ---- sensor, pool and engine
+
+
+class SensorStarted(Event, frozen=True, kw_only=True, tag="sensor.started"):
+    """This sensor listens."""
+
+    version: str
+    addresses: list[str]
+    engine: str
+    image: str
+
+
+class SensorStopped(Event, frozen=True, kw_only=True, tag="sensor.stopped"):
+    """This sensor stopped in good order."""
+
+    reason: str
+
+
+class PoolReady(Event, frozen=True, kw_only=True, tag="pool.ready"):
+    """The pool holds its full number of warm containers for the first time."""
+
+    size: int
+    seconds: float
+
+
+class PoolExhausted(Event, frozen=True, kw_only=True, tag="pool.exhausted"):
+    """A session could not be given a container."""
+
+    reason: str
+    active: int
+    warm: int
+
+
+class ContainerCreated(Event, frozen=True, kw_only=True, tag="container.created"):
+    """A warm container was added to the pool."""
+
+    container_id: str
+    engine: str
+    seconds: float
+
+
+class ContainerStopped(Event, frozen=True, kw_only=True, tag="container.stopped"):
+    """A session's container was stopped. `kept` is the directory of its changed files, if they were kept."""
+
+    container_id: str
+    kept: str | None = None
+
+
+class ContainerLost(Event, frozen=True, kw_only=True, tag="container.lost"):
+    """A container's init ended by itself, or was killed by what ran in it."""
+
+    container_id: str
+
+
+class ContainerDiscarded(Event, frozen=True, kw_only=True, tag="container.discarded"):
+    """A kept container was removed: `count`, `age` or `bytes` of `container_pool.forensics`."""
+
+    container_id: str
+    reason: str
+    bytes: int
+
+
+class EngineFailed(Event, frozen=True, kw_only=True, tag="engine.failed"):
+    """The engine could not create, open or remove a container."""
+
+    engine: str
+    operation: str
+    reason: str
+
+
+def _catalogue() -> dict[str, type[Event]]:
+    return {kind.tag(): kind for kind in Event.__subclasses__()}
+
+
+ALL: dict[str, type[Event]] = _catalogue()
+"""Every event by its name."""

@@ -120,7 +120,7 @@ class DockerConfig(_Section):
     host: str = "unix:///var/run/docker.sock"
     """Docker Engine API: `unix:///path` or `tcp://host:port`."""
     entry: Literal["auto", "spawner", "api"] = "auto"
-    """How processes enter a container: `spawner` (fast; the daemon must be local), `api` (Docker's exec), or the best that works."""
+    """How processes enter a container: `spawner` (fast, local daemon), `api` (Docker's exec), or `auto`: the best that works."""
 
 
 class ContainerPoolConfig(_Section):

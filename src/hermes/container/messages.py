@@ -31,7 +31,7 @@ class Terminal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 # ---- box socket: front -> box
 
 
-class Spawn(_Message):
+class Spawn(_Message, frozen=True, kw_only=True):
     """Start a process. `id` is the caller's, unique on this socket; every later message about the process carries it.
 
     With `argv`, exactly that is executed (searched in PATH). Otherwise the user's login shell runs: with `command` as
@@ -50,14 +50,14 @@ class Spawn(_Message):
     """With a terminal: one fd, a pty master. Without: three fds, the ends of stdin, stdout and stderr."""
 
 
-class Signal(_Message):
+class Signal(_Message, frozen=True, kw_only=True):
     """Send a signal (name without SIG, such as `TERM`) to the process's session. Unknown ids and names are ignored."""
 
     id: int
     signal: str
 
 
-class Resize(_Message):
+class Resize(_Message, frozen=True, kw_only=True):
     """Set the terminal's size, where the fd is no real pty (`Spawned.tty` false)."""
 
     id: int
@@ -70,7 +70,7 @@ class Resize(_Message):
 # ---- box socket: box -> front
 
 
-class Spawned(_Message):
+class Spawned(_Message, frozen=True, kw_only=True):
     """The process runs; its fds ride along: the pty master, or stdin's write end, stdout's and stderr's read ends."""
 
     id: int
@@ -80,14 +80,14 @@ class Spawned(_Message):
     """The fd is a real pty master: TIOCSWINSZ works on it."""
 
 
-class Failed(_Message):
+class Failed(_Message, frozen=True, kw_only=True):
     """The process could not be started."""
 
     id: int
     error: str
 
 
-class Exited(_Message):
+class Exited(_Message, frozen=True, kw_only=True):
     """The process has ended: with an exit `status`, or by a `signal` (name without SIG)."""
 
     id: int
@@ -102,26 +102,26 @@ BoxReply: TypeAlias = Spawned | Failed | Exited
 # ---- broker socket: front -> broker
 
 
-class Allocate(_Message):
+class Allocate(_Message, frozen=True, kw_only=True):
     """Give this session a box. Answered by `Allocated` or `Refused`; asking again gives the same box."""
 
     session_id: str
 
 
-class Release(_Message):
+class Release(_Message, frozen=True, kw_only=True):
     """This session is over; stop its box. Not answered. Unknown sessions are ignored."""
 
     session_id: str
 
 
-class Status(_Message):
+class Status(_Message, frozen=True, kw_only=True):
     """How is the pool? Answered by `PoolStatus`."""
 
 
 # ---- broker socket: broker -> front
 
 
-class Allocated(_Message):
+class Allocated(_Message, frozen=True, kw_only=True):
     """A box for the session; the box socket rides along as one fd."""
 
     session_id: str
@@ -132,14 +132,14 @@ class Allocated(_Message):
     """Seconds the session waited for it."""
 
 
-class Refused(_Message):
+class Refused(_Message, frozen=True, kw_only=True):
     """No box for the session, and why."""
 
     session_id: str
     reason: str
 
 
-class PoolStatus(_Message):
+class PoolStatus(_Message, frozen=True, kw_only=True):
     """What the pool holds."""
 
     engine: str
@@ -150,7 +150,7 @@ class PoolStatus(_Message):
     stopped: int
 
 
-class BrokerEvent(_Message):
+class BrokerEvent(_Message, frozen=True, kw_only=True):
     """A fact the broker states; the front writes it to the journal. `kind` is an event's name, `fields` its fields."""
 
     kind: str

@@ -1,12 +1,29 @@
 """Every setting there is: its name, type, limits, default and meaning. `docs/reference/configuration.md` is made from this."""
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-Seconds = Annotated[float, Field(ge=0)]
-Bytes = Annotated[int, Field(ge=0)]
+from hermes.config.values import (
+    Address,
+    Bytes,
+    Capability,
+    DataPath,
+    DockerHost,
+    FilePath,
+    Image,
+    Means,
+    Password,
+    PublicKey,
+    Seconds,
+    SystemUser,
+    User,
+    parse_endpoint,
+)
 
 DEFAULT_CAPABILITIES = (
     "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT",
@@ -14,29 +31,67 @@ DEFAULT_CAPABILITIES = (
 )  # fmt: skip
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+class Section(BaseModel):
+    """A group of settings. Two sections with the same values are equal; none can be changed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if conflicts := list(self.conflicts()):
+            raise ValidationError.from_exception_data(
+                type(self).__name__,
+                [
+                    InitErrorDetails(
+                        type=PydanticCustomError("conflict", "{reason}", {"reason": it.reason, "keys": it.keys}),
+                        loc=(),
+                        input=None,
+                    )
+                    for it in conflicts
+                ],
+            )
+        return self
+
+    def conflicts(self) -> "Iterable[Conflict]":
+        """What cannot be meant, though each value is right by itself."""
+        return ()
 
 
-class SensorConfig(_Section):
+class Conflict(NamedTuple):
+    """Settings that exclude each other: the dotted `keys`, the one to change first, and why."""
+
+    keys: tuple[str, ...]
+    reason: str
+
+
+def _repeated(values: Iterable[str]) -> list[str]:
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
+class SensorConfig(Section):
     """Who this sensor is."""
 
-    name: str = Field(default="hermes", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")
+    name: Annotated[str, Means("1 to 64 letters, digits, '.', '_' or '-'")] = Field(
+        default="hermes", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$"
+    )
     """Name of this sensor; it stands in every event."""
-    user: str = Field(default="hermes", min_length=1)
+    user: SystemUser = "hermes"
     """System user that the front runs as. Must exist (`scripts/setup` makes it) and must not be root."""
 
 
-class ServerConfig(_Section):
+class ServerConfig(Section):
     """What an attacker connects to."""
 
-    addresses: tuple[str, ...] = Field(default=("127.0.0.1",), min_length=1)
-    """Addresses to listen on: `0.0.0.0`, `::`, `192.0.2.1`, or with a port of their own `192.0.2.1:2022`, `[::]:22`."""
+    addresses: tuple[Address, ...] = Field(default=("127.0.0.1",), min_length=1)
+    """Addresses to listen on: `0.0.0.0`, `"::"`, `192.0.2.1`, or with a port of their own `192.0.2.1:2022`, `"[::]:22"`
+    (YAML wants quotes around what begins with `:` or `[`)."""
     port: int = Field(default=2222, ge=1, le=65535)
     """Port for each address that names none."""
     proxy_protocol: bool = False
     """Expect a PROXY protocol v1 or v2 header before SSH on every connection (behind HAProxy and the like)."""
-    version: str = Field(default="OpenSSH_9.2p1 Debian-2+deb12u7", pattern=r"^[\x21-\x7e][\x20-\x7e]{0,200}$")
+    version: Annotated[str, Means("1 to 201 printable ASCII characters, no space in front")] = Field(
+        default="OpenSSH_9.2p1 Debian-2+deb12u7", pattern=r"^[\x21-\x7e][\x20-\x7e]{0,200}$"
+    )
     """Software version in the identification string, after `SSH-2.0-`."""
     banner: str | None = Field(default=None, max_length=65536)
     """Text sent before authentication (sshd's `Banner`); none by default."""
@@ -56,17 +111,32 @@ class ServerConfig(_Section):
     """Events that one connection may write to the journal for requests it can repeat for free (environment, window
     changes, signals, forwards, input lines); past it they are only counted."""
 
+    @property
+    def endpoints(self) -> tuple[tuple[str, int], ...]:
+        """Where to listen: host and port of each address."""
+        return tuple(parse_endpoint(address, self.port) for address in self.addresses)
 
-class AuthenticationConfig(_Section):
+    def conflicts(self) -> Iterable[Conflict]:
+        key = ("server.addresses", "server.port")
+        endpoints = self.endpoints
+        for twice in _repeated(f"{host} port {port}" for host, port in endpoints):
+            yield Conflict(key, f"{twice} is there more than once")
+        for host, port in dict.fromkeys(endpoints):
+            everywhere = "::" if ":" in host else "0.0.0.0"
+            if host != everywhere and (everywhere, port) in endpoints and host[:1].isdigit() | (":" in host):
+                yield Conflict(key, f"{everywhere} port {port} already takes in {host}")
+
+
+class AuthenticationConfig(Section):
     """Who gets in. Every try is recorded with its secret, whatever is decided."""
 
     methods: tuple[Literal["publickey", "password", "keyboard-interactive"], ...] = ("publickey", "password")
     """Methods offered, as sshd lists them."""
-    passwords: dict[str, tuple[str, ...]] = Field(default={"root": ("root",)})
+    passwords: dict[User, Annotated[tuple[Password, ...], Field(min_length=1)]] = Field(default={"root": ("root",)})
     """Passwords by user name. The user `*` stands for any user, the password `*` for any password."""
-    public_keys: dict[str, tuple[str, ...]] = Field(default={})
+    public_keys: dict[User, Annotated[tuple[PublicKey, ...], Field(min_length=1)]] = Field(default={})
     """OpenSSH public keys (`ssh-ed25519 AAAA…`) by user name that are let in; the user `*` stands for any user."""
-    accept_none: tuple[str, ...] = ()
+    accept_none: tuple[User, ...] = ()
     """Users let in without any credential (method `none`); `*` stands for any user."""
     accept_after_failures: int = Field(default=0, ge=0)
     """Accept the first password tried after this many failed ones from the same address; 0: never."""
@@ -76,34 +146,51 @@ class AuthenticationConfig(_Section):
     remember: int = Field(default=100_000, ge=1)
     """Source addresses whose failures and verdicts are remembered; the least recently seen are forgotten first."""
 
+    def conflicts(self) -> Iterable[Conflict]:
+        for twice in _repeated(self.methods):
+            yield Conflict(("authentication.methods",), f"{twice} is there more than once")
+        if not {"password", "keyboard-interactive"} & set(self.methods):
+            for name, value in (
+                ("accept_after_failures", self.accept_after_failures),
+                ("accept_probability", self.accept_probability),
+            ):
+                if value:
+                    reason = (
+                        "needs 'password' or 'keyboard-interactive' in authentication.methods, or no client can try a password"
+                    )
+                    yield Conflict((f"authentication.{name}", "authentication.methods"), reason)
+        if not self.methods and not self.accept_none:
+            keys = ("authentication.methods", "authentication.accept_none")
+            yield Conflict(keys, "offers nothing, and authentication.accept_none lets no one in either: no client could even try")
 
-class SecurityConfig(_Section):
+
+class SecurityConfig(Section):
     """What an attacker who is root in a container may do."""
 
-    capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
+    capabilities: tuple[Capability, ...] = DEFAULT_CAPABILITIES
     """Capabilities kept in the container, without `CAP_`. Anything that reaches outside it is refused."""
-    seccomp_profile: Path | None = None
+    seccomp_profile: FilePath | None = None
     """A seccomp profile in OCI/Docker JSON to use instead of the built-in one."""
     no_new_privileges: bool = True
     """Forbid gaining privileges by setuid files (`sudo`, `su` then fail for ordinary users)."""
 
 
-class LimitsConfig(_Section):
+class LimitsConfig(Section):
     """What one container may use."""
 
     memory: Bytes = Field(default=256 * 1024 * 1024, ge=16 * 1024 * 1024)
     """Bytes of memory; past it the kernel kills inside the container."""
-    pids: int = Field(default=256, ge=16)
+    pids: int = Field(default=256, ge=16, le=4_194_304)
     """Processes and threads."""
-    cpus: float = Field(default=1.0, gt=0)
+    cpus: float = Field(default=1.0, ge=0.01, le=4096)
     """CPUs' worth of time (quota over a 100 ms period; below 1.0 the prompt stutters)."""
-    open_files: int = Field(default=1024, ge=64)
+    open_files: int = Field(default=1024, ge=64, le=1_048_576)
     """Open files a process (RLIMIT_NOFILE)."""
     file_size: Bytes = Field(default=512 * 1024 * 1024, ge=1024 * 1024)
     """Largest file a process can write, in bytes (RLIMIT_FSIZE)."""
 
 
-class ForensicsConfig(_Section):
+class ForensicsConfig(Section):
     """How many stopped containers' file changes are kept, and for how long. Oldest go first."""
 
     count: int = Field(default=20, ge=0)
@@ -114,29 +201,31 @@ class ForensicsConfig(_Section):
     """Bytes of all kept containers together, at most."""
 
 
-class DockerConfig(_Section):
+class DockerConfig(Section):
     """The `docker` engine only."""
 
-    host: str = "unix:///var/run/docker.sock"
+    host: DockerHost = "unix:///var/run/docker.sock"
     """Docker Engine API: `unix:///path` or `tcp://host:port`."""
     entry: Literal["auto", "spawner", "api"] = "auto"
     """How processes enter a container: `spawner` (fast, local daemon), `api` (Docker's exec), or `auto`: the best that works."""
 
 
-class ContainerPoolConfig(_Section):
+class ContainerPoolConfig(Section):
     """Where attackers stand."""
 
     engine: Literal["local", "docker"] = "local"
     """`local` (runc or crun, no daemon) or `docker`."""
     runtime: Literal["auto", "runc", "crun"] = "auto"
     """OCI runtime of the `local` engine; `auto` takes crun where it runs, else runc."""
-    image: str = Field(default="debian-12", min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$")
+    image: Image = "debian-12"
     """A target image of `images/`, built on first use; with the `docker` engine also the name of any Docker image."""
-    hostname: str = Field(default="srv01", max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")
+    hostname: Annotated[str, Means("1 to 63 lower-case letters, digits or '-', none of these '-' first or last")] = Field(
+        default="srv01", max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
+    )
     """Host name inside the container."""
     size: int = Field(default=3, ge=1, le=1000)
     """Containers kept warm."""
-    max_active: int = Field(default=100, ge=1)
+    max_active: int = Field(default=100, ge=1, le=10_000)
     """Containers held by sessions at once; one more session is refused."""
     concurrency: int = Field(default=2, ge=1, le=32)
     """Containers created at the same time."""
@@ -150,16 +239,16 @@ class ContainerPoolConfig(_Section):
     docker: DockerConfig = DockerConfig()
 
 
-class RecordingConfig(_Section):
+class RecordingConfig(Section):
     """Recordings: one asciicast v2 file and one lossless file a channel."""
 
     enabled: bool = True
     """Record what goes over every channel."""
-    output_dir: Path | None = None
+    output_dir: FilePath | None = None
     """Where recordings go; `recordings` under `data_dir` by default."""
 
 
-class LoggingConfig(_Section):
+class LoggingConfig(Section):
     """What Hermes says of itself (log, on standard error) and of its attackers (events, as JSON lines)."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -170,7 +259,7 @@ class LoggingConfig(_Section):
     """Events as JSON lines besides the journal: `stdout`, `off`, or a file (relative to `data_dir`)."""
 
 
-class Settings(_Section):
+class Settings(Section):
     """All settings of one sensor."""
 
     sensor: SensorConfig = SensorConfig()
@@ -179,14 +268,8 @@ class Settings(_Section):
     container_pool: ContainerPoolConfig = ContainerPoolConfig()
     recording: RecordingConfig = RecordingConfig()
     logging: LoggingConfig = LoggingConfig()
-    data_dir: Path = Path("/var/lib/hermes")
+    data_dir: DataPath = Path("/var/lib/hermes")
     """Where everything is kept: journal, recordings, host keys, images, stopped containers."""
-
-    @model_validator(mode="after")
-    def _possible(self) -> "Settings":
-        if self.sensor.user == "root":
-            raise ValueError("sensor.user is root: the front must run as an unprivileged user, such as hermes")
-        return self
 
     @property
     def recordings_dir(self) -> Path:

@@ -1,0 +1,382 @@
+"""What holds for boxes as wholes, whatever engine made them: their lives, their walls, their limits."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hermes.broker.engines.base import Box, Engine
+from hermes.errors import HermesError, SpawnError
+from hermes.testing.boxes import BoxClient, eventually
+from tests.engine.conftest import LIMITS, Case, new_id
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def isolated(case: Case) -> None:
+    if not case.isolated:
+        pytest.skip("it declares that it does not isolate")
+
+
+@pytest.fixture
+def durable(case: Case) -> None:
+    if not case.durable:
+        pytest.skip("its boxes end with it")
+
+
+# ---- lives
+
+
+async def test_boxes_are_listed_while_they_exist(engine: Engine) -> None:
+    first, second = new_id(), new_id()
+    boxes = await asyncio.gather(engine.create(first), engine.create(second))
+    assert [box.id for box in boxes] == [first, second]
+    assert {first, second} <= set(await engine.list_owned())
+    await engine.destroy(boxes[0])
+    left = await engine.list_owned()
+    assert first not in left
+    assert second in left
+    await engine.destroy(boxes[1])
+    assert second not in await engine.list_owned()
+
+
+async def test_destroy_twice(engine: Engine) -> None:
+    box = await engine.create(new_id())
+    await engine.destroy(box)
+    await engine.destroy(box)
+
+
+async def test_destroy_at_the_same_time(engine: Engine) -> None:
+    box = await engine.create(new_id())
+    await asyncio.gather(*(engine.destroy(box) for _ in range(3)))
+    assert box.id not in await engine.list_owned()
+
+
+async def test_destroy_ends_every_process(engine: Engine) -> None:
+    box = await engine.create(new_id())
+    async with BoxClient(await engine.open(box)) as client:
+        cat = await client.start("cat")
+        ignorant = await client.start("trap '' TERM HUP INT PIPE; echo ready; while :; do sleep 1; done")
+        await ignorant.read_until(b"ready\n")
+        await engine.destroy(box)
+        for process in (cat, ignorant):
+            while await process.read():
+                pass
+            await process.wait()
+            process.close()
+        with pytest.raises(HermesError):
+            await client.run("true")
+
+
+async def test_cancelled_creation_leaves_nothing(engine: Engine) -> None:
+    for patience in (0.0, 0.002, 0.01, 0.03, 0.06, 0.12, 0.2):
+        id = new_id()
+        try:
+            async with asyncio.timeout(patience):
+                box = await engine.create(id)
+        except TimeoutError:
+            assert id not in await engine.list_owned()
+        else:
+            await engine.destroy(box)
+    after = new_id()
+    box = await engine.create(after)
+    await engine.destroy(box)
+    assert after not in await engine.list_owned()
+
+
+async def test_an_init_that_ends_is_told_once(engine: Engine, isolated: None) -> None:
+    box = await engine.create(new_id())
+    told: list[int] = []
+    box.on_exit.append(lambda: told.append(1))
+    async with BoxClient(await engine.open(box)) as client:
+        cat = await client.start("cat")
+        assert box.pid > 0
+        os.kill(box.pid, 9)
+        while await cat.read():
+            pass
+        await cat.wait()
+        cat.close()
+
+        async def known() -> bool:
+            return bool(told)
+
+        await eventually(known)
+    await engine.destroy(box)
+    assert told == [1]
+    assert box.id not in await engine.list_owned()
+
+
+async def test_the_box_socket_ends_with_the_box(engine: Engine, isolated: None) -> None:
+    box = await engine.create(new_id())
+    async with BoxClient(await engine.open(box)) as client:
+        await client.run("true")
+        await engine.destroy(box)
+        async with asyncio.timeout(30):
+            await client.container.lost.wait()
+
+
+async def test_processes_do_not_end_with_the_box_socket(engine: Engine, box: Box) -> None:
+    async with BoxClient(await engine.open(box)) as client:
+        cat = await client.start("cat")
+        client.close()
+        await cat.write(b"still here\n")
+        await cat.read_until(b"still here\n")
+        cat.close()
+
+
+async def test_what_a_killed_broker_left_is_found_and_cleaned(case: Case, durable: None) -> None:
+    instance = f"left{os.getpid()}"
+    before = case.make(instance)
+    await before.start()
+    box = await before.create(new_id())
+    client = BoxClient(await before.open(box))
+    cat = await client.start("cat")
+
+    after = case.make(instance)
+    try:
+        assert await after.list_owned() == [box.id]
+        await after.start()
+        assert await after.list_owned() == []
+        while await cat.read():
+            pass
+    finally:
+        cat.close()
+        client.close()
+        await after.close()
+        await before.close()
+
+
+async def test_instances_leave_each_other_alone(case: Case, engine: Engine, box: Box, durable: None) -> None:
+    other = case.make(f"other{os.getpid()}")
+    await other.start()
+    try:
+        assert await other.list_owned() == []
+        assert box.id in await engine.list_owned()
+    finally:
+        await other.close()
+    assert box.id in await engine.list_owned()
+
+
+async def test_close_leaves_nothing(case: Case, durable: None) -> None:
+    instance = f"closed{os.getpid()}"
+    engine = case.make(instance)
+    await engine.start()
+    await engine.create(new_id())
+    await engine.close()
+    after = case.make(instance)
+    await after.start()
+    assert await after.list_owned() == []
+    await after.close()
+
+
+# ---- freezing
+
+
+async def test_freeze_and_thaw(engine: Engine, box: Box, client: BoxClient) -> None:
+    process = await client.start("i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done")
+    await process.read_until(b"5\n")
+    await engine.freeze(box)
+    with pytest.raises(TimeoutError):
+        while True:
+            async with asyncio.timeout(0.4):
+                await process.read()
+    await engine.thaw(box)
+    await process.read_until(b"\n")
+    await process.read_until(b"\n")
+    process.process.signal("KILL")
+    await process.wait()
+    process.close()
+
+
+async def test_a_frozen_box_can_be_destroyed(engine: Engine) -> None:
+    box = await engine.create(new_id())
+    await engine.freeze(box)
+    await engine.destroy(box)
+    assert box.id not in await engine.list_owned()
+
+
+# ---- what is kept
+
+
+async def test_changes_are_kept(engine: Engine, tmp_path: Path, isolated: None) -> None:
+    box = await engine.create(new_id())
+    async with BoxClient(await engine.open(box)) as client:
+        script = r"""
+            mkdir -p /root/.cache/'odd name'; printf 'evil \377' > /root/.cache/'odd name'/evil.bin; echo more >> /etc/passwd
+            ln -s /etc/shadow /root/link; ln -s / /root/slash; mkfifo /root/fifo; : > /root/$(printf '\377\033[31m')
+            chmod 0 /root/.cache/'odd name'; cp /bin/true /root/setuid; chmod 4755 /root/setuid
+        """
+        await client.output(script)
+    kept = tmp_path / "deep" / "kept"
+    kept.parent.mkdir()
+    await engine.destroy(box, keep=kept)
+    assert box.id not in await engine.list_owned()
+    info = kept.stat()
+    assert (info.st_uid, info.st_mode & 0o7777) == (0, 0o700)
+    assert (kept / "changes/root/.cache/odd name/evil.bin").read_bytes() == b"evil \xff"
+    assert (kept / "changes/etc/passwd").read_bytes().endswith(b"more\n")
+    link = kept / "changes/root/link"
+    assert not link.exists() or link.is_symlink()
+    assert not (kept / "changes/root/slash/etc").is_file()
+
+
+# ---- walls
+
+
+def namespace(pid: str, name: str) -> str:
+    return str(Path(f"/proc/{pid}/ns/{name}").readlink())
+
+
+def uids(pid: int) -> list[int]:
+    """Real, effective, saved and file system user id of a process, as the host sees them."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return [int(uid) for line in status.splitlines() if line.startswith("Uid:") for uid in line.split()[1:]]
+
+
+async def test_two_boxes_are_apart(engine: Engine, isolated: None) -> None:
+    boxes = await asyncio.gather(engine.create(new_id()), engine.create(new_id()))
+    first, second = [BoxClient(await engine.open(box)) for box in boxes]
+    sleeper = await first.start("echo secret > /root/mine; echo secret > /tmp/mine; echo ready; exec sleep 4567")
+    await sleeper.read_until(b"ready\n")
+    assert (await second.run("cat /root/mine /tmp/mine")).stdout == b""
+    assert (await second.run("grep -al 'sleep.4567' /proc/[0-9]*/cmdline | grep -v self")).stdout == b""
+    spaces = "for n in pid mnt net uts ipc cgroup; do readlink /proc/self/ns/$n; done"
+    of_first, of_second = [set((await box.output(spaces)).split("\n")) for box in (first, second)]
+    of_host = {namespace("self", name) for name in ("pid", "mnt", "net", "uts", "ipc", "cgroup")}
+    assert len(of_first) == len(of_second) == 6
+    assert not of_first & of_second
+    assert not of_first & of_host
+    for client, box in zip((first, second), boxes, strict=True):
+        client.close()
+        await engine.destroy(box)
+    sleeper.close()
+
+
+async def test_hostname(client: BoxClient, isolated: None) -> None:
+    assert await client.output("cat /proc/sys/kernel/hostname") == "srv07"
+    assert (await client.run("hostname evil")).status != 0
+
+
+async def test_host_processes_are_not_seen(client: BoxClient, isolated: None) -> None:
+    seen = await client.output("for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; echo; done")
+    assert "pytest" not in seen
+    assert "dockerd" not in seen
+    assert int(await client.output("ls -d /proc/[0-9]* | wc -l")) < LIMITS.pids
+
+
+async def test_host_files_are_not_seen(client: BoxClient, tmp_path: Path, isolated: None) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("of the host")
+    result = await client.run(None, b"cat", bytes(secret), b"/proc/1/root" + bytes(secret), b"/proc/self/root" + bytes(secret))
+    assert result.stdout == b""
+    assert str(Path(__file__).parent) not in await client.output("cat /proc/self/mountinfo /proc/mounts")
+
+
+@pytest.fixture
+def host_listener() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+async def test_host_network_is_not_reached(client: BoxClient, host_listener: int, isolated: None) -> None:
+    with socket.create_connection(("127.0.0.1", host_listener)):
+        pass
+    result = await client.run(f"bash -c 'exec 3<>/dev/tcp/127.0.0.1/{host_listener}' && echo reached")
+    assert result.stdout == b""
+    links = await client.output("ls /sys/class/net")
+    assert set(links.split()) <= {"lo", "eth0"}
+    assert (await client.run("bash -c 'exec 3<>/dev/tcp/1.1.1.1/53' && echo reached")).stdout == b""
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "mount -t tmpfs none /mnt",
+        "mount --bind / /mnt",
+        "umount /proc",
+        "mount -o remount,rw /sys",
+        "unshare -m true",
+        "unshare -U true",
+        "unshare -p true",
+        "nsenter -t 1 -m true",
+        "chroot /proc/1/root/../.. true && test -e /proc/1/root/../../no-such",
+        "mknod /tmp/disk b 254 0 && head -c1 /tmp/disk",
+        "mknod /tmp/disk b 8 0 && head -c1 /tmp/disk",
+        "head -c1 /dev/mem",
+        "head -c1 /dev/kmsg",
+        "head -c1 /proc/kcore | grep -q .",
+        "echo 1 > /proc/sys/vm/overcommit_memory",
+        "echo core > /proc/sys/kernel/core_pattern",
+        "echo 1 > /sys/kernel/mm/ksm/run",
+        "mkdir /sys/fs/cgroup/evil || mkdir /sys/fs/cgroup/memory/evil || mkdir /sys/fs/cgroup/unified/evil",
+        "date -s 2001-01-01",
+        "dmesg",
+        "swapoff -a && swapon /dev/vda",
+        "ulimit -H -n 1000000",
+        "nice -n -5 true 2>&1 | grep -q . && false",
+    ],
+)
+async def test_root_cannot(client: BoxClient, attempt: str, isolated: None) -> None:
+    result = await client.run(attempt)
+    assert result.status != 0, result
+
+
+async def test_no_new_privileges_and_seccomp(client: BoxClient, isolated: None) -> None:
+    status = await client.output("cat /proc/self/status")
+    assert "NoNewPrivs:\t1" in status
+    assert "Seccomp:\t2" in status
+
+
+async def test_root_is_nobody_outside(case: Case, box: Box) -> None:
+    if not case.own_users:
+        pytest.skip("it does not promise that")
+    outside = uids(box.pid)
+    assert len(outside) == 4
+    assert min(outside) >= 65536
+
+
+# ---- limits
+
+
+async def test_a_fork_bomb_is_bounded(client: BoxClient, isolated: None) -> None:
+    bomb = await client.start(
+        "bomb() { sleep 30 & bomb; }; for i in 1 2 3; do bomb & done; i=0; while :; do sleep 60 & i=$((i+1)); done 2>&1"
+    )
+    seen = b""
+    while b"fork" not in seen.lower():
+        data = await bomb.read()
+        if not data:
+            break
+        seen += data
+    try:
+        result = await client.run("true")
+        assert result.status in {0, 1, 2, 126, 127, 128, 254}
+    except SpawnError:
+        pass
+    bomb.process.signal("KILL")
+    bomb.close()
+    await bomb.wait()
+
+
+async def test_a_memory_hog_dies_alone(client: BoxClient, isolated: None) -> None:
+    cat = await client.start("cat")
+    hog = await client.run("head -c 1000000000 /dev/zero | tail; echo ended ${PIPESTATUS[1]}")
+    assert b"ended" not in hog.stdout or b"ended 0" not in hog.stdout
+    assert (await cat.result(b"still here")).stdout == b"still here"
+    assert (await client.run("echo fine")).stdout == b"fine\n"
+
+
+async def test_open_files_are_limited(client: BoxClient, isolated: None) -> None:
+    assert await client.output("ulimit -n; ulimit -Hn") == f"{LIMITS.open_files}\n{LIMITS.open_files}"
+    assert await client.output("bash -c 'i=0; while exec {fd}</dev/null; do i=$((i+1)); done 2>/dev/null; echo $i' || :") != ""
+
+
+async def test_file_size_is_limited(client: BoxClient, isolated: None) -> None:
+    over = LIMITS.file_size + 1
+    result = await client.run(f"head -c {over} /dev/zero > /root/big; stat -c %s /root/big; rm /root/big")
+    assert int(result.stdout) == LIMITS.file_size
+    assert await client.output("ulimit -c") == "0"

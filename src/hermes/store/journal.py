@@ -1,0 +1,388 @@
+"""The journal: every fact, in order, in one SQLite database with one writer.
+
+`emit` puts a fact into a queue; a thread writes whatever waits there, a few milliseconds' worth at a time, each batch one
+transaction. So after a kill -9 at any moment the journal is whole up to its last committed batch: a prefix of what was
+emitted, without gaps. A power cut may take the last `SYNC_SECONDS` with it, and nothing before.
+"""
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import structlog
+
+from hermes.errors import JournalError
+from hermes.events import Event, JournalDamaged, JournalRecovered
+from hermes.store import database
+from hermes.store.bookkeeping import book
+from hermes.store.lines import Lines, Row
+
+log = structlog.get_logger(__name__)
+
+GATHER_SECONDS = 0.005
+"""How long the writer lets events gather before it writes them: the price of a batch is shared by those in it."""
+BATCH_ROWS = 512
+STATEMENT_ROWS = 64
+SYNC_SECONDS = 5.0
+"""Committed events reach the disk itself at least this often."""
+STALL_SECONDS = 5.0
+"""A batch that takes longer to write counts as a failing disk."""
+BUSY_SECONDS = 1.0
+RETRY_SECONDS = (0.1, 5.0)
+CLOSE_SECONDS = 10.0
+
+_INSERT = {
+    count: "INSERT INTO events (id, time, sensor, event, connection_id, session_id, body) VALUES "
+    + ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * count)
+    for count in range(1, STATEMENT_ROWS + 1)
+}
+_encode = msgspec.json.Encoder().encode
+
+
+class _Stated(NamedTuple):
+    time: int
+    event: Event
+    body: bytes
+
+
+class _Mark(NamedTuple):
+    """Asks the writer to say when everything emitted before it is committed."""
+
+    loop: asyncio.AbstractEventLoop
+    written: "asyncio.Future[None]"
+
+
+class _ReplacedError(Exception):
+    """The journal's file is not the one that is open any more."""
+
+
+class Journal:
+    """The one writer of a sensor's journal, once from `open()` to `close()`.
+
+    All methods are called on one thread, the event loop's.
+
+    `lines`: where events go as JSON lines besides. At most `max_waiting` events of together `max_waiting_bytes` bytes wait to
+    be written; beyond that `emit` refuses.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        sensor: str,
+        lines: Path | Literal["stdout"] | None = None,
+        max_waiting: int = 100_000,
+        max_waiting_bytes: int = 256 * 2**20,
+    ) -> None:
+        self.path = path
+        self.sensor = sensor
+        self.refused = 0
+        """Events that `emit` refused."""
+        self._max_waiting = max_waiting
+        self._max_waiting_bytes = max_waiting_bytes
+        self._lines = None if lines is None else Lines(lines, path)
+        self._waiting: deque[_Stated | _Mark] = deque()
+        self._bytes_in = 0
+        self._bytes_out = 0
+        self._accepting = False
+        self._asleep = False
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="hermes-journal", daemon=True)
+        self._lock = -1
+        self._db: sqlite3.Connection | None = None
+        self._file = (0, 0)
+        self._next_id = 1
+        self._batch: list[_Stated] = []
+        self._writing_since: float | None = None
+        self._trouble: str | None = None
+        self._trouble_since = 0.0
+        self._unwritten = 0
+
+    # ---- the event loop's side
+
+    def open(self) -> None:
+        """Open the journal, or begin one, and start writing. JournalError where it cannot be used; its text says why.
+
+        Sessions an earlier run left open are ended with cause `lost`. A damaged journal is kept aside, which is an event.
+        """
+        self._lock = database.lock(self.path.with_name(f"{self.path.stem}.lock"))
+        try:
+            damaged = self._open_database(end_lost=True)
+        except BaseException:
+            os.close(self._lock)
+            self._lock = -1
+            raise
+        if self._lines is not None:
+            self._lines.start()
+        if damaged is not None:
+            log.error("the journal was damaged; it is kept aside and a new one begun", kept=damaged.kept, reason=damaged.reason)
+            self._state_first(damaged)
+        self._accepting = True
+        self._thread.start()
+
+    def emit(self, event: Event) -> None:
+        """State a fact; it is written within milliseconds. Never blocks.
+
+        JournalError if the fact cannot be kept: too many wait already, or the journal is closed. Whoever caused it must end.
+        """
+        try:
+            body = _encode(event)
+        except UnicodeEncodeError:
+            event = _without_surrogates(event)
+            body = _encode(event)
+        if (
+            len(self._waiting) + len(self._batch) >= self._max_waiting
+            or self._waiting_bytes + len(body) > self._max_waiting_bytes
+        ):
+            self.refused += 1
+            raise JournalError(f"{len(self._waiting)} events wait to be written already: {self._trouble or 'the disk is slow'}")
+        if not self._accepting:
+            self.refused += 1
+            raise JournalError("the journal is not open")
+        self._bytes_in += len(body)
+        self._waiting.append(_Stated(time.time_ns() // 1000, event, body))
+        if self._asleep:
+            self._asleep = False
+            self._wake.set()
+
+    @property
+    def healthy(self) -> bool:
+        """False while events cannot be written, or not fast enough: take no new connections then."""
+        since = self._writing_since
+        return (
+            self._trouble is None
+            and self._accepting
+            and len(self._waiting) < self._max_waiting
+            and (since is None or time.monotonic() - since < STALL_SECONDS)
+        )
+
+    async def wait_written(self) -> None:
+        """Return when every event emitted so far is committed: from then on it survives a kill -9 of this process.
+
+        Waits as long as the journal cannot be written. JournalError if it is closed first, or was never open.
+        """
+        loop = asyncio.get_running_loop()
+        mark = _Mark(loop, loop.create_future())
+        self._waiting.append(mark)
+        if not self._accepting:
+            raise JournalError("the journal is not open")
+        self._wake.set()
+        await mark.written
+
+    def close(self) -> None:
+        """Write what waits, stop, and give the journal up. JournalError if events could not be written; it says how many."""
+        if self._lock < 0:
+            return
+        self._accepting = False
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            raise JournalError(f"the journal's disk hangs; {len(self._waiting) + len(self._batch)} events are not written")
+        if self._lines is not None and not self._lines.close(CLOSE_SECONDS / 5):
+            log.warning("some JSON lines were not written; the journal has them")
+        os.close(self._lock)
+        self._lock = -1
+        if self._unwritten:
+            raise JournalError(f"{self._unwritten} events could not be written: {self._trouble}")
+
+    @property
+    def _waiting_bytes(self) -> int:
+        return self._bytes_in - self._bytes_out
+
+    # ---- the writer's side
+
+    def _run(self) -> None:
+        try:
+            synced, dirty = time.monotonic(), False
+            while True:
+                if len(self._waiting) < BATCH_ROWS:
+                    if not self._waiting:
+                        if self._closing.is_set():
+                            break
+                        self._sleep(max(0.0, synced + SYNC_SECONDS - time.monotonic()) if dirty else None)
+                    self._closing.wait(GATHER_SECONDS)
+                marks = self._take()
+                if self._batch:
+                    if not self._write_batch():
+                        break
+                    dirty = True
+                for mark in marks:
+                    _resolve(mark, None)
+                if dirty and time.monotonic() - synced >= SYNC_SECONDS:
+                    self._sync()
+                    synced, dirty = time.monotonic(), False
+        finally:
+            self._give_up()
+
+    def _sleep(self, timeout: float | None) -> None:
+        self._wake.clear()
+        self._asleep = True
+        # Looked at after `_asleep` is set: what was emitted before is seen here, what is emitted after sets `_wake`.
+        if not self._waiting and not self._closing.is_set():
+            self._wake.wait(timeout)
+        self._asleep = False
+
+    def _take(self) -> list[_Mark]:
+        marks: list[_Mark] = []
+        batch = self._batch
+        while self._waiting and len(batch) < BATCH_ROWS:
+            item = self._waiting.popleft()
+            if isinstance(item, _Mark):
+                marks.append(item)
+                break
+            batch.append(item)
+        return marks
+
+    def _write_batch(self) -> bool:
+        """Commit the batch, however long it takes; return False if the journal is being closed and it cannot be done."""
+        delay, last_chance = RETRY_SECONDS[0], False
+        while True:
+            self._writing_since = time.monotonic()
+            try:
+                rows = self._commit()
+                break
+            except (sqlite3.Error, OSError, JournalError, _ReplacedError) as error:
+                self._in_trouble(error)
+                self._reopen_if_broken(error)
+            finally:
+                self._writing_since = None
+            if last_chance:
+                return False
+            last_chance = self._closing.wait(delay)
+            delay = min(delay * 2, RETRY_SECONDS[1])
+        if self._lines is not None:
+            self._lines.offer(rows)
+        self._bytes_out += sum(len(row.body) for row in rows)
+        self._batch = []
+        if self._trouble is not None:
+            seconds = round(time.monotonic() - self._trouble_since, 3)
+            log.info("the journal is written again", path=str(self.path), seconds=seconds, waiting=len(self._waiting))
+            self._state_first(JournalRecovered(reason=self._trouble, seconds=seconds, waiting=len(rows) + len(self._waiting)))
+            self._trouble = None
+        return True
+
+    def _commit(self) -> list[Row]:
+        if self._db is None and (damaged := self._open_database(end_lost=False)) is not None:
+            self._batch.insert(0, self._stated(damaged))
+        db = self._db
+        assert db is not None
+        if _identity(self.path) != self._file:
+            raise _ReplacedError("the journal's file was removed or replaced")
+        first, sensor = self._next_id, self.sensor
+        rows: list[Row] = []
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            for start in range(0, len(self._batch), STATEMENT_ROWS):
+                values: list[Any] = []
+                part = self._batch[start : start + STATEMENT_ROWS]
+                for identity, (moment, event, body) in enumerate(part, first + start):
+                    values += (identity, moment, sensor, event.tag(), event.connection_id, event.session_id, body.decode())
+                    rows.append(Row(identity, moment, sensor, body))
+                # Many rows a statement: each statement gives the interpreter lock away, and a busy loop returns it late.
+                db.execute(_INSERT[len(part)], values)
+            for row, (moment, event, _) in zip(rows, self._batch, strict=True):
+                book(db, row.id, moment, sensor, event)
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    db.execute("ROLLBACK")
+            raise
+        self._next_id = first + len(rows)
+        return rows
+
+    def _open_database(self, *, end_lost: bool) -> JournalDamaged | None:
+        db, damaged = database.open_for_writing(self.path, busy_timeout=BUSY_SECONDS, end_lost=end_lost)
+        (last,) = db.execute("SELECT max(id) FROM events").fetchone()
+        self._db, self._file, self._next_id = db, _identity(self.path), (last or 0) + 1
+        if self._lines is not None:
+            self._lines.restart(self._next_id)
+        return damaged
+
+    def _in_trouble(self, error: Exception) -> None:
+        if self._trouble is None:
+            self._trouble_since = time.monotonic()
+            log.error("the journal cannot be written; events wait", path=str(self.path), reason=str(error))
+        self._trouble = " ".join(str(error).split())
+
+    def _reopen_if_broken(self, error: Exception) -> None:
+        """Close a database that will never take the batch, so that the next try keeps it aside and begins a new one."""
+        broken = isinstance(error, _ReplacedError | sqlite3.IntegrityError) or (
+            isinstance(error, sqlite3.Error) and database.is_damage(error)
+        )
+        if broken and self._db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+            self._db = None
+
+    def _state_first(self, event: Event) -> None:
+        """State a fact of the journal's own, before whatever waits."""
+        stated = self._stated(event)
+        self._waiting.appendleft(stated)
+
+    def _stated(self, event: Event) -> _Stated:
+        body = _encode(event)
+        self._bytes_out -= len(body)
+        return _Stated(time.time_ns() // 1000, event, body)
+
+    def _sync(self) -> None:
+        assert self._db is not None
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error as error:
+            log.warning("the journal's write-ahead log could not be moved into the database", reason=str(error))
+
+    def _give_up(self) -> None:
+        """End of the thread: whatever still waits will not be written."""
+        self._accepting = False
+        left = [*self._batch, *self._waiting]
+        self._unwritten = sum(isinstance(item, _Stated) for item in left)
+        for item in left:
+            if isinstance(item, _Mark):
+                _resolve(item, JournalError("the journal was closed before the events were written"))
+        if self._db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+            self._db = None
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return (0, 0)
+    return (there.st_dev, there.st_ino)
+
+
+def _resolve(mark: _Mark, error: JournalError | None) -> None:
+    def settle() -> None:
+        if mark.written.done():
+            return
+        if error is None:
+            mark.written.set_result(None)
+        else:
+            mark.written.set_exception(error)
+
+    # The loop may be gone by now, and with it whoever waited.
+    with contextlib.suppress(RuntimeError):
+        mark.loop.call_soon_threadsafe(settle)
+
+
+def _without_surrogates(event: Event) -> Event:
+    """Return the event with each character that UTF-8 cannot carry written as `\\udcNN`."""
+
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.encode(errors="backslashreplace").decode()
+        return [cleaned(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return type(event)(**{name: cleaned(getattr(event, name)) for name in event.__struct_fields__})

@@ -1,0 +1,222 @@
+"""Reading the journal, while a sensor writes it or when none runs. Nothing here can change it."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from hermes import events
+from hermes.errors import JournalError
+from hermes.store import database, schema
+
+COMMANDS_LISTED = 1000
+"""Commands of one session that `list_sessions` gives at most; `get_session` gives all."""
+BUSY_SECONDS = 5.0
+_ANY_EVENT: Any = reduce(or_, events.ALL.values())
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """One session as the journal knows it; times are UTC."""
+
+    session_id: str
+    connection_id: str | None
+    sensor: str
+    username: str
+    source_ip: str
+    source_port: int
+    client_version: str
+    started: datetime
+    ended: datetime | None
+    """None while it is active."""
+    cause: str | None
+    """Why it ended; `lost`: its sensor was killed."""
+    container_id: str | None
+    engine: str | None
+    image: str | None
+    channels: int
+    commands: list[str]
+    """Exec commands and shell input lines, in the order they came."""
+    command_count: int
+    bytes_in: int
+    bytes_out: int
+
+
+class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One event as it is stored; `time` is UTC, `body` all its fields with its name as `event`."""
+
+    id: int
+    time: datetime
+    sensor: str
+    event: str
+    connection_id: str | None
+    session_id: str | None
+    body: dict[str, Any]
+
+    def fact(self) -> events.Event | None:
+        """Return the event of the catalogue, None if this Hermes does not know it (any more)."""
+        try:
+            fact: events.Event = msgspec.convert(self.body, _ANY_EVENT)
+        except msgspec.ValidationError:
+            return None
+        return fact
+
+
+class JournalReader:
+    """An open journal, read-only; also a context manager. Every method may raise JournalError, whose text is one line."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the journal; JournalError where there is none, or none that this Hermes can read."""
+        self._path = path
+        if not path.exists():
+            raise JournalError(f"there is no journal at {path}: no Hermes has run with this data directory")
+        with self._translated():
+            self._db = database.connect(path, mode="ro", busy_timeout=BUSY_SECONDS)
+        try:
+            with self._translated():
+                found = schema.version(self._db)
+            if found < len(schema.MIGRATIONS):
+                raise JournalError(f"{path} was written by an older Hermes: start `hermes up` once to bring it up to date")
+        except BaseException:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        """Close the journal."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def list_sessions(
+        self,
+        limit: int = 50,
+        offset: int = 0,
+        *,
+        username: str | None = None,
+        source_ip: str | None = None,
+        since: datetime | None = None,
+        active: bool | None = None,
+    ) -> list[Session]:
+        """Return sessions, newest first; each filter given must hold. `since`: started then or later (aware)."""
+        wheres: list[str] = []
+        values: list[Any] = []
+        for where, value in (
+            ("username = ?", username),
+            ("source_ip = ?", source_ip),
+            ("started >= ?", None if since is None else _micros(since)),
+        ):
+            if value is not None:
+                wheres.append(where)
+                values.append(value)
+        if active is not None:
+            wheres.append("ended IS NULL" if active else "ended IS NOT NULL")
+        condition = f"WHERE {' AND '.join(wheres)}" if wheres else ""
+        with self._snapshot() as db:
+            found = db.execute(
+                f"{_SESSION} {condition} ORDER BY started DESC, id DESC LIMIT ? OFFSET ?", (*values, limit, offset)
+            )
+            return [_session(row, self._commands(row[0], COMMANDS_LISTED)) for row in found.fetchall()]
+
+    def get_session(self, session_id: str) -> Session:
+        """Return the session of that id, or the one whose id begins so; JournalError if there is none, or several."""
+        with self._snapshot() as db:
+            rows = db.execute(f"{_SESSION} WHERE session_id = ?", (session_id,)).fetchall()
+            if not rows and session_id:
+                rows = db.execute(
+                    f"{_SESSION} WHERE session_id BETWEEN ? AND ? ORDER BY session_id LIMIT 3",
+                    (session_id, session_id + "\U0010ffff"),
+                ).fetchall()
+            if not rows:
+                raise JournalError(f"no session with an id like {_named(session_id)}")
+            if len(rows) > 1:
+                several = ", ".join(row[0] for row in rows[:2]) + (", …" if len(rows) > 2 else "")
+                raise JournalError(f"several sessions have an id like {_named(session_id)}: {several}")
+            return _session(rows[0], self._commands(rows[0][0], -1))
+
+    def session_events(self, session_id: str) -> list[StoredEvent]:
+        """Return all events of a session in order, with those of its connection, also from before the login."""
+        with self._snapshot() as db:
+            rows = db.execute(
+                """
+                SELECT id, time, sensor, event, connection_id, session_id, body FROM events WHERE session_id = ?1
+                UNION
+                SELECT id, time, sensor, event, connection_id, session_id, body FROM events
+                    WHERE connection_id = (SELECT connection_id FROM sessions WHERE session_id = ?1)
+                ORDER BY id
+                """,
+                (session_id,),
+            )
+            return [
+                StoredEvent(
+                    id=identity, time=_moment(time), sensor=sensor, event=event, connection_id=connection, session_id=session,
+                    body=msgspec.json.decode(body, type=dict[str, Any]),
+                )
+                for identity, time, sensor, event, connection, session, body in rows
+            ]  # fmt: skip
+
+    def _commands(self, session_id: str, limit: int) -> list[str]:
+        rows = self._db.execute("SELECT command FROM commands WHERE session_id = ? ORDER BY id LIMIT ?", (session_id, limit))
+        return [command for (command,) in rows]
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection]:
+        """See the journal as it is at this moment, through several queries."""
+        with self._translated():
+            self._db.execute("BEGIN")
+            try:
+                yield self._db
+            finally:
+                self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if database.is_damage(error):
+                raise JournalError(
+                    f"{self._path} is damaged ({error}); the next `hermes up` keeps it aside and begins a new one"
+                ) from error
+            raise JournalError(f"cannot read {self._path}: {error}; only root and the sensor's user can") from error
+
+
+_SESSION = """
+    SELECT session_id, connection_id, sensor, username, source_ip, source_port, client_version, started, ended, cause, container_id,
+        engine, image, channels, commands, bytes_in, bytes_out FROM sessions
+"""
+
+
+def _session(row: tuple[Any, ...], commands: list[str]) -> Session:
+    (
+        session_id, connection_id, sensor, username, source_ip, source_port, client_version, started, ended, cause, container_id,
+        engine, image, channels, command_count, bytes_in, bytes_out,
+    ) = row  # fmt: skip
+    return Session(
+        session_id=session_id, connection_id=connection_id, sensor=sensor, username=username, source_ip=source_ip,
+        source_port=source_port, client_version=client_version, started=_moment(started),
+        ended=None if ended is None else _moment(ended), cause=cause, container_id=container_id, engine=engine, image=image,
+        channels=channels, commands=commands, command_count=command_count, bytes_in=bytes_in, bytes_out=bytes_out,
+    )  # fmt: skip
+
+
+def _moment(micros: int) -> datetime:
+    seconds, rest = divmod(micros, 1_000_000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
+
+
+def _micros(moment: datetime) -> int:
+    return int(moment.timestamp()) * 1_000_000 + moment.microsecond
+
+
+def _named(session_id: str) -> str:
+    return repr(session_id if len(session_id) <= 80 else session_id[:80] + "…")

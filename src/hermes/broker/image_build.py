@@ -65,7 +65,7 @@ def make_rootfs(definition: Definition, rootfs: Path, log: Path, progress: Progr
         if definition.setup.is_file():
             progress("running setup")
             inside(rootfs, ["/bin/sh", "-c", "cat >/tmp/.setup && chmod 700 /tmp/.setup"], definition.setup.read_bytes())
-            inside(rootfs, ["/tmp/.setup"])
+            inside(rootfs, ["env", f"AGE_DAYS={config.age_days}", "/tmp/.setup"])
         for folder in _EMPTIED:
             _empty(rootfs / folder)
     except OSError as error:

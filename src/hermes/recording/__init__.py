@@ -1,0 +1,1 @@
+"""What went over a channel, byte for byte, with times: written as it happens (`recorder`), read back later (`reader`)."""

@@ -1,0 +1,152 @@
+"""Find recordings on disk and read them back.
+
+What is read may be torn, damaged, still growing or planted: files are opened without following links, only regular ones, and
+their contents never make a reader raise.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from hermes.errors import HermesError
+from hermes.recording import asciicast, lossless
+from hermes.recording.facts import Facts
+from hermes.recording.lossless import Ending, Frame, Kind
+from hermes.recording.recorder import is_session_id
+
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+_CHANNEL = re.compile(r"(\d{1,10})\.rec")
+_PIECE = 256 * 1024
+_SHOWN = 5
+
+
+class RecordingNotFound(HermesError):
+    """No recording answers to what was asked for, or several do."""
+
+
+@dataclass(slots=True)
+class Playback:
+    """One pass over a lossless recording: iterate for its frames; OSError when the file cannot be read.
+
+    `facts` and `ending` are known as far as it was read.
+    """
+
+    path: Path
+    decoder: lossless.Decoder
+
+    @property
+    def facts(self) -> Facts | None:
+        return self.decoder.facts
+
+    @property
+    def ending(self) -> Ending:
+        return self.decoder.ending
+
+    def __iter__(self) -> Iterator[Frame]:
+        with _open(self.path) as file:
+            while piece := file.read(_PIECE):
+                yield from self.decoder.feed(piece)
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelRecording:
+    """The two recordings of one channel. `facts` is None when the lossless one is not readable from its start."""
+
+    session_id: str
+    channel: int
+    rec: Path
+    facts: Facts | None
+
+    @property
+    def cast(self) -> Path:
+        """The asciicast file."""
+        return self.rec.with_suffix(".cast")
+
+    def play(self) -> Playback:
+        """Return a pass over the lossless recording, from its start."""
+        return Playback(self.rec, lossless.Decoder())
+
+    def raw(self, stream: Kind) -> Iterator[bytes]:
+        """Yield the exact bytes of `stream` (STDIN, STDOUT or STDERR)."""
+        return (frame.data for frame in self.play() if frame.kind is stream)
+
+    def cast_events(self) -> Iterator[asciicast.Event]:
+        """Yield the events of the asciicast file."""
+        with _open(self.cast) as file:
+            file.readline(asciicast.MAX_LINE)
+            yield from asciicast.decode_events(iter(lambda: file.readline(asciicast.MAX_LINE), b""))
+
+
+def find_session(root: Path, prefix: str) -> str:
+    """Return the id of the one recorded session whose id is `prefix`, or else begins with it.
+
+    Raises `RecordingNotFound` when there is none, or several.
+    """
+    if is_session_id(prefix):
+        days = _days(root)
+        if any((day / prefix).is_dir() for day in days):
+            return prefix
+        found = {name for day in days for name in _names(day) if name.startswith(prefix) and is_session_id(name)}
+        if len(found) == 1:
+            return found.pop()
+        if found:
+            some = ", ".join(sorted(found)[:_SHOWN])
+            raise RecordingNotFound(
+                f"{len(found)} recorded sessions begin with {prefix}: {some}{', …' if len(found) > _SHOWN else ''}"
+            )
+    raise RecordingNotFound(f"no recorded session begins with {prefix!r} in {root}")
+
+
+def channels(root: Path, session_id: str) -> list[ChannelRecording]:
+    """Return the recordings of a session in the order in which they began; of an unknown session, none."""
+    if not is_session_id(session_id):
+        return []
+    found = []
+    for day in _days(root):
+        for name in _names(day / session_id):
+            if match := _CHANNEL.fullmatch(name):
+                rec = day / session_id / name
+                found.append(ChannelRecording(session_id, int(match[1]), rec, _facts(rec)))
+    return sorted(found, key=lambda one: (one.facts.started_ns if one.facts else 0, one.channel))
+
+
+def _days(root: Path) -> list[Path]:
+    """Return the day directories, newest first: a session that crosses midnight may have channels in two."""
+    return [root / name for name in sorted(_names(root), reverse=True) if _DAY.fullmatch(name)]
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return [entry.name for entry in directory.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _facts(rec: Path) -> Facts | None:
+    """Return the facts at the head of a lossless recording."""
+    decoder = lossless.Decoder()
+    try:
+        with _open(rec) as file:
+            while decoder.facts is None and (piece := file.read(_PIECE)):
+                decoder.feed(piece)
+                if decoder.ending is Ending.DAMAGED:
+                    break
+    except OSError:
+        return None
+    return decoder.facts
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading; neither a link nor a pipe that would never end."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        yield file

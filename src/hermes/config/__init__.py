@@ -1,5 +1,6 @@
 """Configuration: the models (`models`) and where their values come from (`load`)."""
 
+from hermes.config.load import Loaded, load
 from hermes.config.models import (
     AuthenticationConfig,
     ContainerPoolConfig,
@@ -20,10 +21,12 @@ __all__ = [
     "DockerConfig",
     "ForensicsConfig",
     "LimitsConfig",
+    "Loaded",
     "LoggingConfig",
     "RecordingConfig",
     "SecurityConfig",
     "SensorConfig",
     "ServerConfig",
     "Settings",
+    "load",
 ]

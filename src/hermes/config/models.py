@@ -219,7 +219,7 @@ class ContainerPoolConfig(Section):
     """OCI runtime of the `local` engine; `auto` takes crun where it runs, else runc."""
     image: Image = "debian-12"
     """A target image of `images/`, built on first use; with the `docker` engine also the name of any Docker image."""
-    hostname: Annotated[str, Means("1 to 63 lower-case letters, digits or '-', none of these '-' first or last")] = Field(
+    hostname: Annotated[str, Means("1 to 63 lower-case letters, digits or '-', no '-' first or last")] = Field(
         default="srv01", max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
     )
     """Host name inside the container."""
@@ -256,7 +256,7 @@ class LoggingConfig(Section):
     format: Literal["console", "json"] = "console"
     """Form of the log."""
     events: str = Field(default="events.jsonl", min_length=1)
-    """Events as JSON lines besides the journal: `stdout`, `off`, or a file (relative to `data_dir`)."""
+    """Events as JSON lines besides the journal: `stdout`, `off`, or a file (relative to the journal's directory)."""
 
 
 class Settings(Section):
@@ -275,3 +275,18 @@ class Settings(Section):
     def recordings_dir(self) -> Path:
         """Where recordings go, resolved."""
         return self.recording.output_dir or self.data_dir / "recordings"
+
+    @property
+    def journal_dir(self) -> Path:
+        """Where the journal is: the front's own directory, for `data_dir` itself belongs to root."""
+        return self.data_dir / "journal"
+
+    @property
+    def journal_path(self) -> Path:
+        """The journal."""
+        return self.journal_dir / "journal.db"
+
+    @property
+    def keys_dir(self) -> Path:
+        """Where the host keys are kept."""
+        return self.data_dir / "keys"

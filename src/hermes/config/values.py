@@ -5,6 +5,7 @@ import binascii
 import ipaddress
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -61,7 +62,7 @@ def format_duration(seconds: float) -> str:
     for unit in ("d", "h", "m"):
         if seconds and seconds % DURATION_UNITS[unit] == 0:
             return f"{int(seconds // DURATION_UNITS[unit])}{unit}"
-    return f"{int(seconds)}s" if seconds == int(seconds) else f"{seconds:f}".rstrip("0") + "s"
+    return f"{int(seconds)}s" if seconds == int(seconds) else f"{Decimal(repr(seconds)):f}s"
 
 
 def parse_endpoint(text: str, default_port: int) -> tuple[str, int]:

@@ -1,0 +1,78 @@
+"""Everything is wired here: the story of one session, the front's process, and the command line."""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import structlog
+
+from hermes.config import RecordingConfig
+from hermes.container import ContainerPool, Exit
+from hermes.recording import SessionRecorder
+from hermes.server.backend import PTYRequest, SessionInfo
+from hermes.session.proxy import ClientProcess, ContainerProxy
+
+log = structlog.get_logger(__name__)
+
+
+async def container_session_handler(
+    session_info: SessionInfo,
+    pty_request: PTYRequest | None,
+    process: ClientProcess,
+    container_pool: ContainerPool,
+    recording_config: RecordingConfig | None = None,
+    *,
+    kind: str = "shell",
+    command: bytes | None = None,
+    env: Mapping[bytes, bytes] | None = None,
+    channel: int = 0,
+    recordings_dir: Path | None = None,
+    on_input: Callable[[bytes], None] | None = None,
+    on_started: Callable[[SessionRecorder | None], None] | None = None,
+) -> None:
+    """Run one channel of a session in the session's container; return when it is over and its evidence is closed.
+
+    Whatever happens at any await (an error, a timeout, a cancellation), what was allocated is released. Raises
+    AllocationError, SpawnError, EngineError, RecordingError, ContainerLostError.
+    """
+    session_id = session_info.session_id
+    container = await container_pool.allocate(session_id)
+    try:
+        recorder = None
+        if recording_config is not None and recording_config.enabled:
+            recorder = SessionRecorder(
+                recording_config, session_info,
+                channel=channel, kind=kind, command=command, pty_request=pty_request, output_dir=recordings_dir,
+            )  # fmt: skip
+            recorder.start()
+        proxy = ContainerProxy(
+            container, process, pty_request, recorder, user=session_info.username, command=command, env=env, on_input=on_input
+        )
+        try:
+            if on_started is not None:
+                on_started(recorder)
+            await proxy.start()
+            await proxy.wait_completion()
+        finally:
+            await proxy.stop()
+            if recorder is not None:
+                end = proxy.exit if isinstance(proxy.exit, Exit) else Exit()
+                recorder.close(exit_status=end.status, exit_signal=end.signal)
+    finally:
+        await container_pool.release(session_id)
+
+
+def main() -> None:
+    """The `hermes` command; with `front-process`, the unprivileged process that `hermes up` starts."""
+    if sys.argv[1:2] == ["front-process"]:
+        from hermes.front import main as front_main
+
+        front_main(container_session_handler)
+        return
+    from hermes.cli import app
+
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""The front's process: started by the launcher as root with everything it needs, it gives up all power, then listens."""
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import encodings.idna  # noqa: F401  imported lazily by the standard library, when it may be out of our reach
+import gc
+import grp
+import os
+import pwd
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import structlog
+
+import hermes
+from hermes import events, log
+from hermes.config import Settings
+from hermes.container import BrokerEvent, ContainerPool
+from hermes.errors import AllocationError, EngineError, HermesError, JournalError, MachineError, RecordingError, SpawnError
+from hermes.recording import SessionRecorder
+from hermes.server.hostkeys import load_or_make
+from hermes.server.process import ChannelProcess
+from hermes.server.ssh import Front
+from hermes.server.visitor import Visitor
+from hermes.session.lines import LineAssembler
+from hermes.session.proxy import ContainerLostError
+from hermes.store import Journal
+from hermes.tasks import TaskOwner
+
+logger = structlog.get_logger(__name__)
+
+SessionHandler = Callable[..., Awaitable[None]]
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_NO_NEW_PRIVS = 38
+
+
+def main(handler: SessionHandler) -> None:
+    """Run the front until the launcher ends it. Exits 0 after SIGTERM, 1 when it cannot go on."""
+    parser = argparse.ArgumentParser(prog="hermes front-process")
+    parser.add_argument("--settings", type=int, required=True, help="fd of the settings as JSON")
+    parser.add_argument("--broker", type=int, required=True, help="fd of the broker socket")
+    parser.add_argument("--status", type=int, required=True, help="fd to write one line to when listening, or why not")
+    parser.add_argument("--listen", type=int, action="append", required=True, help="fd of a listening socket")
+    fds = parser.parse_args(sys.argv[2:])
+    with os.fdopen(fds.settings, "rb") as file:
+        settings = Settings.model_validate_json(file.read())
+    log.configure(settings.logging, process="front")
+    status = os.fdopen(fds.status, "w", buffering=1)
+    try:
+        drop_privileges(settings.sensor.user)
+        asyncio.run(_run(settings, handler, fds.broker, fds.listen, status.write))
+    except HermesError as error:
+        with contextlib.suppress(OSError):
+            status.write(f"failed {error}\n")
+        raise SystemExit(1) from None
+
+
+def drop_privileges(user: str) -> None:
+    """Become `user` for good: no groups, no capabilities, no way back, no core dumps, and dead when the launcher dies."""
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        raise MachineError(f"sensor.user {user!r} does not exist: run scripts/setup, or useradd --system {user}") from None
+    libc = ctypes.CDLL(None, use_errno=True)
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
+        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+    if os.geteuid() == 0 or os.getegid() == 0 or grp.getgrgid(0).gr_gid in os.getgroups():
+        raise MachineError("the front still has root's power")
+    for option, value in ((_PR_SET_NO_NEW_PRIVS, 1), (_PR_SET_DUMPABLE, 0), (_PR_SET_PDEATHSIG, signal.SIGTERM)):
+        if libc.prctl(option, value, 0, 0, 0) != 0:
+            raise MachineError(f"prctl {option}: {os.strerror(ctypes.get_errno())}")
+    os.umask(0o077)
+
+
+async def _run(
+    settings: Settings, handler: SessionHandler, broker_fd: int, listen_fds: list[int], report: Callable[[str], object]
+) -> None:  # fmt: skip
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    journal = Journal(settings.journal_path, sensor=settings.sensor.name, lines=_lines(settings))
+    journal.open()
+    try:
+        async with TaskOwner("front-process") as tasks:
+            pool = ContainerPool(socket.socket(fileno=broker_fd), on_event=lambda event: _state(journal, event))
+            await pool.start()
+            sessions = Sessions(settings, journal, pool, handler, tasks)
+            front = Front(
+                settings, journal, load_or_make(settings.keys_dir),
+                handler=sessions.run_channel, on_session_over=sessions.over,
+            )  # fmt: skip
+            sockets = [socket.socket(fileno=fd) for fd in listen_fds]
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(50_000, 20, 100)
+            await front.listen(sockets)
+            journal.emit(
+                events.SensorStarted(
+                    version=hermes.__version__,
+                    addresses=[f"{address[0]}:{address[1]}" for address in (sock.getsockname() for sock in sockets)],
+                    engine=settings.container_pool.engine,
+                    image=settings.container_pool.image,
+                )
+            )
+            report("listening\n")
+            over = [
+                tasks.spawn(stop.wait(), name="stop"),
+                tasks.spawn(pool.closed.wait(), name="broker"),
+            ]
+            await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+            await front.close()
+            await sessions.close()
+            await pool.close()
+            journal.emit(events.SensorStopped(reason="asked to" if stop.is_set() else "the broker is gone"))
+    finally:
+        journal.close()
+    if not stop.is_set():
+        raise EngineError("the broker is gone")
+
+
+def _lines(settings: Settings) -> Path | Literal["stdout"] | None:
+    where = settings.logging.events
+    if where == "off":
+        return None
+    return "stdout" if where == "stdout" else settings.journal_dir / where
+
+
+def _state(journal: Journal, event: BrokerEvent) -> None:
+    """Write a fact the broker states to the journal, if it is one of the catalogue."""
+    kind = events.ALL.get(event.kind)
+    if kind is None:
+        logger.error("the broker stated an unknown event", event_name=event.kind)
+        return
+    try:
+        journal.emit(msgspec.convert({**event.fields, "event": event.kind}, kind))
+    except (msgspec.ValidationError, JournalError) as error:
+        logger.error("the broker's event could not be written", event_name=event.kind, reason=str(error))
+
+
+class Sessions:
+    """Sessions and the containers they hold: the first channel takes one, the end of the connection gives it back."""
+
+    def __init__(
+        self, settings: Settings, journal: Journal, pool: ContainerPool, handler: SessionHandler, tasks: TaskOwner
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._journal = journal
+        self._pool = pool
+        self._handler = handler
+        self._tasks = tasks
+        self._holding: set[str] = set()
+
+    async def run_channel(self, visitor: Visitor, process: ChannelProcess) -> None:
+        """Run one channel; what goes wrong ends the channel or, where evidence or container are lost, the session."""
+        session = visitor.session
+        if session is None:
+            return
+        lines = LineAssembler(terminal=process.pty is not None) if process.kind == "shell" else None
+
+        def on_input(data: bytes) -> None:
+            assert lines is not None
+            for line in lines.feed(data):
+                visitor.line_typed(process.number, line.text, truncated=line.truncated)
+
+        def on_started(recorder: SessionRecorder | None) -> None:
+            visitor.channel_running(process, recording=recorder.relative_path if recorder is not None else None)
+
+        try:
+            await self._hold(visitor)
+            await self._handler(
+                session, process.pty, process, self._pool, self._settings.recording,
+                kind=process.kind, command=process.command, env=process.env, channel=process.number,
+                recordings_dir=self._settings.recordings_dir, on_started=on_started,
+                on_input=on_input if lines is not None else None,
+            )  # fmt: skip
+        except (AllocationError, SpawnError, EngineError) as error:
+            visitor.channel_failed(process.number, str(error))
+        except RecordingError as error:
+            visitor.recording_failed(process.number, str(error))
+        except ContainerLostError as error:
+            visitor.end("container-lost", str(error))
+        finally:
+            if lines is not None:
+                for line in lines.finish():
+                    visitor.line_typed(process.number, line.text, truncated=line.truncated)
+
+    async def _hold(self, visitor: Visitor) -> None:
+        """Hold the session's container from its first channel on, so that all of them share it."""
+        session = visitor.session
+        assert session is not None
+        if session.session_id in self._holding:
+            return
+        started = time.monotonic()
+        container = await self._pool.allocate(session.session_id)
+        if session.session_id in self._holding or visitor.closed:
+            await self._pool.release(session.session_id)
+            return
+        self._holding.add(session.session_id)
+        visitor.container_given(container.id, container.engine, container.image, time.monotonic() - started)
+
+    def over(self, visitor: Visitor) -> None:
+        """The session's connection is closed."""
+        if visitor.session is not None and visitor.session.session_id in self._holding:
+            self._holding.discard(visitor.session.session_id)
+            self._tasks.spawn(self._pool.release(visitor.session.session_id), name="release")
+
+    async def close(self) -> None:
+        """Give back what is still held."""
+        for session_id in list(self._holding):
+            self._holding.discard(session_id)
+            await self._pool.release(session_id)

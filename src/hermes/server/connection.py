@@ -1,0 +1,389 @@
+"""asyncssh's server connection and channel, bent where sshd behaves otherwise or where we must see what asyncssh hides.
+
+Everything here that begins with an underscore overrides a private method of asyncssh; `pyproject.toml` pins the version and
+`tests/unit/server/test_connection.py` checks that each of them still exists there.
+"""
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import Awaitable, Coroutine
+from typing import TYPE_CHECKING, Any, cast
+
+import asyncssh
+from asyncssh.channel import SSHServerChannel
+from asyncssh.connection import SSHConnection, SSHServerConnection
+from asyncssh.constants import (
+    DISC_PROTOCOL_ERROR,
+    MSG_GLOBAL_REQUEST,
+    MSG_KEXINIT,
+    MSG_USERAUTH_FAILURE,
+    MSG_USERAUTH_REQUEST,
+)
+from asyncssh.packet import Boolean, NameList, PacketDecodeError, SSHPacket, SSHPacketHandler, String, UInt32
+from asyncssh.public_key import KeyImportError, decode_ssh_public_key
+
+from hermes.events import from_bytes
+from hermes.server import persona
+from hermes.server.backend import PTYRequest
+from hermes.server.proxy_protocol import ProxyHeader, ProxyHeaderError, parse
+
+if TYPE_CHECKING:
+    from hermes.server.process import ChannelProcess
+    from hermes.server.visitor import Visitor
+
+MSG_USERAUTH_PK_OK = 60  # RFC 4252, 7
+MSG_USERAUTH_INFO_REQUEST = 60  # RFC 4256, 5
+MSG_USERAUTH_INFO_RESPONSE = 61
+
+MAX_TERM = 64
+"""Characters of a terminal type that are kept."""
+MAX_SIZE = 0xFFFF
+"""Largest width or height that a Linux terminal can have (struct winsize)."""
+MAX_ENV = 64
+"""Environment variables of one channel that are passed on."""
+
+
+class Connection(SSHServerConnection):
+    """One attacker's SSH connection. What it means is decided by its owner, the `Visitor`."""
+
+    _owner: "Visitor"
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, options: asyncssh.SSHServerConnectionOptions, *, proxied: bool) -> None:
+        super().__init__(loop, options)
+        self._proxy_buffer = b"" if proxied else None
+        self._proxy_transport: asyncio.Transport | None = None
+        self._seen_kexinit = False
+        self._auth_service: bytes | None = None
+
+    # ---- PROXY protocol: SSH begins only when the header is whole
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._proxy_buffer is None:
+            super().connection_made(transport)
+        else:
+            assert isinstance(transport, asyncio.Transport)
+            self._proxy_transport = transport
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
+        if self._proxy_buffer is None:
+            super().data_received(data, datatype)
+            return
+        assert self._proxy_transport is not None
+        self._proxy_buffer += data
+        try:
+            header = parse(self._proxy_buffer)
+        except ProxyHeaderError:
+            self._proxy_transport.abort()
+            return
+        if header is not None:
+            rest = self._proxy_buffer[header.length :]
+            self._proxy_buffer = None
+            super().connection_made(cast(asyncio.Transport, _Addressed(self._proxy_transport, header)))
+            if rest:
+                super().data_received(rest, datatype)
+
+    def connection_lost(self, exc: Exception | None = None) -> None:
+        if self._proxy_buffer is not None:
+            self._cancel_login_timer()
+            return
+        super().connection_lost(exc)
+
+    def refuse(self, text: bytes) -> None:
+        """Send `text` instead of an identification string and close."""
+        if self._transport is not None:
+            self._transport.write(text)
+            self._transport.close()
+            self._transport = None
+        self._cleanup(None)
+
+    def _send_version(self) -> None:
+        if self._transport is not None:
+            super()._send_version()
+
+    # ---- what the client says of itself
+
+    def _recv_version(self) -> bool:
+        end = self._inpbuf.find(b"\n")
+        if end >= 0 or len(self._inpbuf) > 8192:
+            line = self._inpbuf[: end if end >= 0 else 255].rstrip(b"\r")
+            self._owner.version_received(line[:255])
+            if not line.startswith(b"SSH-") or not line.isascii():
+                self._send(persona.INVALID_IDENTIFICATION)
+                self._force_close(asyncssh.ProtocolError("invalid identification string"))
+                return False
+        return super()._recv_version()
+
+    def _process_kexinit(self, pkttype: int, pktid: int, packet: SSHPacket) -> Coroutine[Any, Any, None]:
+        if not self._seen_kexinit:
+            self._seen_kexinit = True
+            self._owner.kexinit_received(packet.get_full_payload())
+        return super()._process_kexinit(pkttype, pktid, packet)
+
+    async def reload_config(self) -> None:
+        """Nothing to reload: rebuilding all options here costs a third of a failed login's CPU."""
+
+    # ---- authentication: every try is seen whole, in the client's bytes, and answered as sshd does
+
+    def _process_userauth_request(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> Awaitable[None] | None:
+        username = packet.get_string()
+        service = packet.get_string()
+        method = packet.get_string()
+        if self._auth_complete:
+            if self._auth_final:
+                raise asyncssh.ProtocolError("unexpected userauth request")
+            return None
+        self._auth = None
+        text = from_bytes(username[:1024])
+        if self._auth_service is None:
+            self._auth_service, self._username = service, text
+            self._send_banner()
+        elif (self._auth_service, self._username) != (service, text):
+            change = f"({self._username},{from_bytes(self._auth_service)}) -> ({text},{from_bytes(service[:256])})"
+            raise asyncssh.ProtocolError(f"Change of username or service not allowed: {change}")
+        if service != b"ssh-connection":
+            raise asyncssh.ServiceNotAvailable("unexpected service in auth request")
+        if method == b"password":
+            return self._try_password(text, packet)
+        if method == b"publickey" and "publickey" in self._owner.auth_methods:
+            return self._try_public_key(text, packet)
+        if method == b"keyboard-interactive" and "keyboard-interactive" in self._owner.auth_methods:
+            self._auth = _KeyboardInteractive(self, text)  # type: ignore[assignment]
+            self.send_packet(
+                MSG_USERAUTH_INFO_REQUEST,
+                String(b""), String(b""), String(b""), UInt32(1), String(persona.KBDINT_PROMPT), Boolean(False),
+            )  # fmt: skip
+            return None
+        return self.answer(self._owner.other_method_tried(text, from_bytes(method[:64])))
+
+    def _send_banner(self) -> None:
+        if self._owner.banner:
+            self.send_auth_banner(self._owner.banner)
+
+    def _try_password(self, username: str, packet: SSHPacket) -> Awaitable[None] | None:
+        change = packet.get_boolean()
+        password = packet.get_string()
+        new = packet.get_string() if change else None
+        packet.check_end()
+        return self.answer(self._owner.password_tried(username, password, new))
+
+    def _try_public_key(self, username: str, packet: SSHPacket) -> Awaitable[None] | None:
+        signed = packet.get_boolean()
+        algorithm = packet.get_string()
+        blob = packet.get_string()
+        message = packet.get_consumed_payload()
+        signature = packet.get_string() if signed else b""
+        packet.check_end()
+        proven = signed and self._signature_holds(blob, message, signature)
+        kind = SSHPacket(blob).get_string() if len(blob) > 4 else b""
+        accepted = self._owner.public_key_tried(
+            username,
+            key_type=from_bytes(kind[:64]),
+            key=base64.b64encode(blob).decode(),
+            fingerprint="SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("="),
+            signed=proven,
+            probe=not signed,
+        )
+        if accepted and not signed:
+            self.send_packet(MSG_USERAUTH_PK_OK, String(algorithm), String(blob))
+            return None
+        return self.answer(accepted and proven)
+
+    def _signature_holds(self, blob: bytes, message: bytes, signature: bytes) -> bool:
+        try:
+            return decode_ssh_public_key(blob).verify(String(self._session_id) + message, signature)
+        except (KeyImportError, PacketDecodeError, ValueError):
+            return False
+
+    def answer(self, accepted: bool) -> Awaitable[None] | None:
+        """Tell the client the verdict; cut it after too many failures, in sshd's words."""
+        self._auth = None
+        if accepted:
+            return self.send_userauth_success()
+        if self._owner.too_many_failures():
+            raise asyncssh.DisconnectError(DISC_PROTOCOL_ERROR, persona.TOO_MANY_FAILURES)
+        methods = [name.encode() for name in persona.AUTH_METHOD_ORDER if name in self._owner.auth_methods]
+        self.send_packet(MSG_USERAUTH_FAILURE, NameList(methods), Boolean(False))
+        return None
+
+    # ---- global requests: recorded, and answered as sshd does
+
+    def _process_global_request(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
+        request = SSHPacket(packet.get_remaining_payload()).get_string()
+        self._owner.global_request_received(request)
+        super()._process_global_request(pkttype, pktid, packet)
+
+    def _process_keepalive_at_openssh_dot_com_global_request(self, packet: SSHPacket) -> None:
+        self._report_global_response(False)
+
+    def _process_no_more_sessions_at_openssh_dot_com_global_request(self, packet: SSHPacket) -> None:
+        packet.check_end()
+        self._owner.refuse_more_sessions()
+        self._report_global_response(True)
+
+    def _process_tcpip_forward_global_request(self, packet: SSHPacket) -> None:
+        host = packet.get_string()
+        port = packet.get_uint32()
+        packet.check_end()
+        bound = self._owner.listen_requested(from_bytes(host[:256]), port)
+        self._report_global_response(UInt32(bound) if bound and port == 0 else bool(bound))
+
+    def _process_cancel_tcpip_forward_global_request(self, packet: SSHPacket) -> None:
+        host = packet.get_string()
+        port = packet.get_uint32()
+        packet.check_end()
+        self._report_global_response(self._owner.listen_cancelled(from_bytes(host[:256]), port))
+
+    def _process_streamlocal_forward_at_openssh_dot_com_global_request(self, packet: SSHPacket) -> None:
+        path = packet.get_string()
+        packet.check_end()
+        self._report_global_response(self._owner.listen_path_requested(from_bytes(path[:4096])))
+
+    def _process_cancel_streamlocal_forward_at_openssh_dot_com_global_request(self, packet: SSHPacket) -> None:
+        path = packet.get_string()
+        packet.check_end()
+        self._report_global_response(self._owner.listen_path_cancelled(from_bytes(path[:4096])))
+
+    # ---- channel opens
+
+    def _process_direct_tcpip_open(self, packet: SSHPacket) -> Any:
+        host = packet.get_string()
+        port = packet.get_uint32()
+        origin_host = packet.get_string()
+        origin_port = packet.get_uint32()
+        packet.check_end()
+        self._owner.connect_requested(from_bytes(host[:256]), port, from_bytes(origin_host[:256]), origin_port)
+        raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, persona.CONNECT_FAILED)
+
+    def _process_direct_streamlocal_at_openssh_dot_com_open(self, packet: SSHPacket) -> Any:
+        self._owner.connect_path_requested(from_bytes(packet.get_string()[:4096]))
+        raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, persona.OPEN_FAILED)
+
+    def _process_tun_at_openssh_dot_com_open(self, packet: SSHPacket) -> Any:
+        self._owner.tunnel_requested(packet.get_uint32())
+        raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, persona.OPEN_FAILED)
+
+    _packet_handlers = {  # noqa: RUF012  declared by asyncssh
+        **SSHConnection._packet_handlers,
+        MSG_KEXINIT: _process_kexinit,
+        MSG_USERAUTH_REQUEST: _process_userauth_request,
+        MSG_GLOBAL_REQUEST: _process_global_request,
+    }
+
+
+class _Addressed:
+    """A transport whose addresses are those that a PROXY header declared."""
+
+    def __init__(self, transport: asyncio.Transport, header: ProxyHeader) -> None:
+        self._transport = transport
+        self._addresses = {"peername": header.source, "sockname": header.destination}
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "proxied":
+            return True
+        return self._addresses.get(name) or self._transport.get_extra_info(name, default)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class _KeyboardInteractive(SSHPacketHandler):
+    """A keyboard-interactive exchange under way: one prompt, one answer (RFC 4256)."""
+
+    def __init__(self, connection: Connection, username: str) -> None:
+        self._connection = connection
+        self._username = username
+
+    @property
+    def logger(self) -> Any:
+        return self._connection.logger
+
+    def cancel(self) -> None:
+        """Nothing runs that would have to be cancelled."""
+
+    def _process_info_response(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> Awaitable[None] | None:
+        count = packet.get_uint32()
+        if count != 1:
+            raise asyncssh.ProtocolError("wrong number of keyboard-interactive responses")
+        response = packet.get_string()
+        packet.check_end()
+        return self._connection.answer(self._connection._owner.response_given(self._username, response))
+
+    _packet_handlers = {MSG_USERAUTH_INFO_RESPONSE: _process_info_response}  # noqa: RUF012  declared by asyncssh
+
+
+class Channel(SSHServerChannel[bytes]):
+    """A session channel whose requests reach the `ChannelProcess` in the client's own bytes."""
+
+    _session: "ChannelProcess"
+
+    def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            connection, loop, True, False, False, 0, 0, None, "strict", persona.CHANNEL_WINDOW, persona.CHANNEL_PACKET
+        )  # fmt: skip
+
+    def _process_pty_req_request(self, packet: SSHPacket) -> bool:
+        term = packet.get_string()
+        sizes = [min(packet.get_uint32(), MAX_SIZE) for _ in range(4)]
+        modes = packet.get_string()
+        packet.check_end()
+        if self._session.pty is not None or self._session_started:
+            return False
+        width, height, pixel_width, pixel_height = sizes
+        self._session.terminal_requested(
+            PTYRequest(from_bytes(term)[:MAX_TERM], width, height, pixel_width, pixel_height, _terminal_modes(modes))
+        )
+        return True
+
+    def _process_env_request(self, packet: SSHPacket) -> bool:
+        name = packet.get_string()
+        value = packet.get_string()
+        packet.check_end()
+        accepted = persona.accepts_env(name) and b"\0" not in value and len(self._session.env) < MAX_ENV
+        if accepted:
+            self._session.env[name] = value
+        self._session.env_requested(name, value, accepted=accepted)
+        return accepted
+
+    def _process_shell_request(self, packet: SSHPacket) -> bool:
+        packet.check_end()
+        return self._start("shell", None)
+
+    def _process_exec_request(self, packet: SSHPacket) -> bool:
+        command = packet.get_string()
+        packet.check_end()
+        return self._start("exec", command)
+
+    def _process_subsystem_request(self, packet: SSHPacket) -> bool:
+        subsystem = packet.get_string()
+        packet.check_end()
+        return self._start("subsystem", subsystem)
+
+    def _start(self, kind: str, command: bytes | None) -> bool:
+        if self._session_started:
+            return False
+        self._session_started = self._session.start_requested(kind, command)
+        return self._session_started
+
+    def _process_signal_request(self, packet: SSHPacket) -> bool:
+        self._session.signal_received(from_bytes(packet.get_string()[:32]))
+        return True
+
+    def _process_x11_req_request(self, packet: SSHPacket) -> bool:
+        self._session.forward_requested("x11", accepted=False)
+        return False
+
+    def _process_auth_agent_req_at_openssh_dot_com_request(self, packet: SSHPacket) -> bool:  # type: ignore[override]
+        self._session.forward_requested("agent", accepted=True)
+        return True
+
+
+def _terminal_modes(encoded: bytes) -> dict[int, int]:
+    """Return RFC 4254 (8) terminal modes by opcode; what is malformed ends the list, as in sshd."""
+    modes: dict[int, int] = {}
+    for at in range(0, len(encoded) - 4, 5):
+        opcode = encoded[at]
+        if opcode == 0 or opcode >= 160:
+            break
+        modes[opcode] = int.from_bytes(encoded[at + 1 : at + 5], "big")
+    return modes

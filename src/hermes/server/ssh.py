@@ -1,0 +1,142 @@
+"""The SSH front: listens, lets asyncssh parse, and hands each channel's process to the session handler."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import asyncssh
+import structlog
+
+from hermes.config import Settings
+from hermes.events import ConnectionRefused, Event
+from hermes.server import persona
+from hermes.server.auth import Memory
+from hermes.server.connection import Connection
+from hermes.server.process import ChannelProcess
+from hermes.server.visitor import Visitor
+from hermes.tasks import TaskOwner
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[Visitor, ChannelProcess], Awaitable[None]]
+"""Runs one channel's process; returns when it has ended and everything it held is let go."""
+
+
+class Journal(Protocol):
+    """Where events go."""
+
+    @property
+    def healthy(self) -> bool:
+        """False while events cannot be written: then nobody more is let in."""
+
+    def emit(self, event: Event) -> None:
+        """Take an event. Raises JournalError when it cannot even be kept waiting."""
+
+
+class Front:
+    """All connections of this sensor."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        host_keys: Sequence[asyncssh.SSHKey],
+        *,
+        handler: Handler,
+        on_session_over: Callable[[Visitor], None],
+    ) -> None:
+        self.settings = settings
+        self.visitors: set[Visitor] = set()
+        self.memory = Memory(settings.authentication.remember)
+        self.session_over = on_session_over
+        self.closing = False
+        self._journal = journal
+        self._handler = handler
+        self._tasks = TaskOwner("front")
+        self._servers: list[asyncio.Server] = []
+        self._refused_logged = 0.0
+        self._options = _options(settings, host_keys, lambda: Visitor(self))
+
+    async def listen(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept connections on these listening sockets."""
+        loop = asyncio.get_running_loop()
+        asyncssh.set_log_level("CRITICAL")
+        proxied = self.settings.server.proxy_protocol
+        for sock in sockets:
+            server = await loop.create_server(lambda: Connection(loop, self._options, proxied=proxied), sock=sock, backlog=1024)
+            self._servers.append(server)
+
+    async def close(self) -> None:
+        """Accept no more, end every connection, and return when every channel's evidence is closed."""
+        self.closing = True
+        for server in self._servers:
+            server.close()
+        for visitor in list(self.visitors):
+            visitor.shut_down()
+        await asyncio.sleep(0)
+        await self._tasks.close()
+
+    def refusal(self) -> str | None:
+        """Return why one more connection cannot be taken, or None when it can."""
+        if self.closing:
+            return "shutting down"
+        if not self._journal.healthy:
+            return "events cannot be written"
+        if len(self.visitors) >= self.settings.server.max_connections:
+            return "server.max_connections reached"
+        return None
+
+    def refused(self, event: ConnectionRefused) -> None:
+        """A connection was refused: one event each, one log line a minute."""
+        if self._journal.healthy:
+            self._journal.emit(event)
+        now = time.monotonic()
+        if now - self._refused_logged > 60:
+            self._refused_logged = now
+            log.warning("connections are being refused", reason=event.reason)
+
+    def run(self, visitor: Visitor, process: ChannelProcess) -> None:
+        """Run the channel's process in a task of the front's."""
+        self._tasks.spawn(self._run(visitor, process), name=f"channel:{process.number}")
+
+    async def _run(self, visitor: Visitor, process: ChannelProcess) -> None:
+        started = time.monotonic()
+        try:
+            await self._handler(visitor, process)
+        finally:
+            process.close()
+            visitor.report_closed(process, time.monotonic() - started)
+
+    def emit(self, event: Event) -> None:
+        """Write an event to the journal."""
+        self._journal.emit(event)
+
+
+def _options(
+    settings: Settings, host_keys: Sequence[asyncssh.SSHKey], factory: Callable[[], Visitor]
+) -> asyncssh.SSHServerConnectionOptions:
+    algorithms = persona.algorithms()
+    return asyncssh.SSHServerConnectionOptions(
+        server_factory=factory,
+        server_host_keys=list(host_keys),
+        server_version=settings.server.version,
+        kex_algs=algorithms.kex,
+        encryption_algs=algorithms.encryption,
+        mac_algs=algorithms.mac,
+        compression_algs=algorithms.compression,
+        encoding=None,
+        login_timeout=0,  # the visitor keeps its own
+        keepalive_interval=0,
+        rekey_bytes="1G",
+        rekey_seconds=0,
+        gss_host=None,
+        gss_kex=False,
+        gss_auth=False,
+        host_based_auth=False,
+        line_editor=False,
+        allow_scp=False,
+        agent_forwarding=False,
+        x11_forwarding=False,
+    )

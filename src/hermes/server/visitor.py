@@ -1,0 +1,483 @@
+"""One connection and the attacker behind it: its state, its limits, and the events that tell its story."""
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import asyncssh
+
+from hermes import events
+from hermes.errors import JournalError
+from hermes.server import auth, persona
+from hermes.server.algorithms import client_algorithms
+from hermes.server.backend import PTYRequest, SessionInfo
+from hermes.server.connection import Channel, Connection
+from hermes.server.process import ChannelProcess
+
+if TYPE_CHECKING:
+    from hermes.server.ssh import Front
+
+MAX_SECRET = 4096
+"""Bytes of one secret that are kept."""
+MAX_LISTENERS = 100
+"""Forwarded ports and paths that one connection may believe it listens on."""
+EPHEMERAL_PORTS = range(32768, 60999)
+"""Linux's ip_local_port_range, from which a forward of port 0 gets its number."""
+
+
+def new_id() -> str:
+    """Return an id that sorts by time: 12 hex digits of milliseconds, 12 of chance."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"
+
+
+class Visitor(asyncssh.SSHServer):
+    """The owner of one connection; everything that is known of it hangs here and nowhere else."""
+
+    def __init__(self, front: "Front") -> None:
+        self.front = front
+        self.connection_id = new_id()
+        self.session: SessionInfo | None = None
+        self.source_ip = ""
+        self.source_port = 0
+        self.client_version = ""
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.channels = 0
+        self._settings = front.settings.server
+        self._connection: Connection | None = None
+        self._open: dict[int, ChannelProcess] = {}
+        self._started = time.monotonic()
+        self._session_started = 0.0
+        self._last_active = self._started
+        self._cause: tuple[str, str] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._attempts = 0
+        self._failures = 0
+        self._requests = 0
+        self._no_more_sessions = False
+        self._listeners: set[tuple[str, int]] = set()
+
+    # ---- settings the connection asks for
+
+    @property
+    def auth_methods(self) -> tuple[str, ...]:
+        """Methods that are offered."""
+        return self.front.settings.authentication.methods
+
+    @property
+    def banner(self) -> str | None:
+        """Text to send before authentication."""
+        return self._settings.banner
+
+    @property
+    def closed(self) -> bool:
+        """The connection is gone."""
+        return self not in self.front.visitors
+
+    # ---- the connection's life
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        assert isinstance(conn, Connection)
+        self._connection = conn
+        peer = conn.get_extra_info("peername") or ("", 0)
+        local = conn.get_extra_info("sockname") or ("", 0)
+        self.source_ip, self.source_port = _plain(peer[0]), peer[1]
+        refusal = self.front.refusal()
+        if refusal is not None:
+            self._cause = ("refused", refusal)
+            self.front.refused(events.ConnectionRefused(
+                connection_id=self.connection_id, source_ip=self.source_ip, source_port=self.source_port, reason=refusal
+            ))  # fmt: skip
+            conn.refuse(persona.TOO_MANY_CONNECTIONS)
+            return
+        self.front.visitors.add(self)
+        self._emit(
+            events.ConnectionOpened(
+                connection_id=self.connection_id,
+                source_ip=self.source_ip,
+                source_port=self.source_port,
+                local_ip=_plain(local[0]),
+                local_port=local[1],
+                proxied=bool(conn.get_extra_info("proxied", False)),
+            )
+        )
+        if self._settings.login_timeout:
+            self._arm(self._settings.login_timeout, self._login_expired)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        if self not in self.front.visitors:
+            return
+        self.front.visitors.discard(self)
+        cause, detail = self._cause or _cause_of(exc)
+        now = time.monotonic()
+        if self.session is not None:
+            self._emit(
+                events.SessionClosed(
+                    connection_id=self.connection_id,
+                    session_id=self.session.session_id,
+                    cause=cause,
+                    duration=now - self._session_started,
+                    channels=self.channels,
+                    bytes_in=self.bytes_in,
+                    bytes_out=self.bytes_out,
+                )
+            )
+        self._emit(
+            events.ConnectionClosed(
+                connection_id=self.connection_id,
+                session_id=self.session.session_id if self.session else None,
+                cause=cause,
+                detail=detail,
+                duration=now - self._started,
+                auth_attempts=self._attempts,
+                channels=self.channels,
+                requests_dropped=max(0, self._requests - self._settings.max_requests),
+            )
+        )
+        if self.session is not None:
+            self.front.session_over(self)
+
+    def end(self, cause: str, detail: str = "") -> None:
+        """Close the connection, for this cause. The first cause given stands."""
+        if self._cause is None:
+            self._cause = (cause, detail)
+        if self._connection is not None:
+            self._connection.abort()
+
+    def shut_down(self) -> None:
+        """Close the connection as a stopping sshd does."""
+        self.end("shutdown")
+
+    # ---- time limits
+
+    def touch(self, *, received: int = 0, sent: int = 0) -> None:
+        """Note that bytes went over a channel."""
+        self.bytes_in += received
+        self.bytes_out += sent
+        self._last_active = time.monotonic()
+
+    def _arm(self, seconds: float, callback: Callable[[], None]) -> None:
+        self._disarm()
+        self._timer = asyncio.get_running_loop().call_later(max(seconds, 0.001), callback)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _login_expired(self) -> None:
+        self._expire("login", self._settings.login_timeout)
+
+    def _watch(self) -> None:
+        """Look whether the session is over its time or idle; look again when it could next be."""
+        now = time.monotonic()
+        idle, total = self._settings.idle_timeout, self._settings.session_timeout
+        if total and now >= self._session_started + total:
+            self._expire("session", total)
+        elif idle and now >= self._last_active + idle:
+            self._expire("idle", idle)
+        else:
+            ends = [self._session_started + total] * bool(total) + [self._last_active + idle] * bool(idle)
+            if ends:
+                self._arm(min(ends) - now, self._watch)
+
+    def _expire(self, limit: str, seconds: float) -> None:
+        self._emit(
+            events.SessionTimeout(
+                connection_id=self.connection_id,
+                session_id=self.session.session_id if self.session else None,
+                limit=limit,
+                seconds=seconds,
+            )
+        )
+        self.end(f"{limit}-timeout")
+
+    # ---- what the client says of itself
+
+    def version_received(self, line: bytes) -> None:
+        """The client identified itself."""
+        self.client_version = events.from_bytes(line)
+        self._emit(events.ClientVersion(connection_id=self.connection_id, version=self.client_version))
+
+    def kexinit_received(self, payload: bytes) -> None:
+        """The client offered its algorithms."""
+        offered = client_algorithms(payload, connection_id=self.connection_id)
+        if offered is not None:
+            self._emit(offered)
+
+    # ---- authentication
+
+    def too_many_failures(self) -> bool:
+        """Count a failure. Return whether it was the last one allowed."""
+        self._failures += 1
+        if self._failures >= self._settings.max_auth_tries:
+            self._cause = ("auth-failures", "")
+            return True
+        return False
+
+    def password_tried(self, username: str, password: bytes, new_password: bytes | None) -> bool:
+        """A password was tried (`new_password`: in a password change). Return whether it is accepted."""
+        verdict = self._decide(auth.Attempt("password", username, password=password))
+        new = None if new_password is None else events.from_bytes(new_password[:MAX_SECRET])
+        self._tried("password", username, verdict, password=events.from_bytes(password[:MAX_SECRET]), new_password=new)
+        return verdict.accepted and "password" in self.auth_methods
+
+    def response_given(self, username: str, response: bytes) -> bool:
+        """A keyboard-interactive prompt was answered. Return whether the answer is accepted."""
+        verdict = self._decide(auth.Attempt("keyboard-interactive", username, password=response))
+        self._tried("keyboard-interactive", username, verdict, responses=[events.from_bytes(response[:MAX_SECRET])])
+        return verdict.accepted
+
+    def public_key_tried(
+        self, username: str, *, key_type: str, key: str, fingerprint: str, signed: bool, probe: bool
+    ) -> bool:  # fmt: skip
+        """A public key was offered (`probe`), or used with a signature that holds (`signed`) or not."""
+        verdict = self._decide(auth.Attempt("publickey", username, key=f"{key_type} {key}"))
+        accepted = verdict.accepted and signed
+        shown = verdict if accepted or not verdict.accepted else auth.Verdict(False, "public-key")
+        self._tried(
+            "publickey", username, shown,
+            key_type=key_type, key=key[: MAX_SECRET * 4], key_fingerprint=fingerprint, key_signed=signed,
+        )  # fmt: skip
+        return verdict.accepted and (probe or signed)
+
+    def other_method_tried(self, username: str, method: str) -> bool:
+        """`none`, or a method that is not offered, was tried. Return whether it is accepted."""
+        verdict = self._decide(auth.Attempt(method, username)) if method == "none" else auth.DENIED
+        first = self._attempts == 0
+        self._tried(method, username, verdict)
+        if method == "none" and first and not verdict.accepted:
+            self._failures -= 1  # sshd does not count the first try of `none` (auth2.c)
+        return verdict.accepted
+
+    def _decide(self, attempt: auth.Attempt) -> auth.Verdict:
+        memory = self.front.memory
+        verdict = auth.decide(
+            attempt, memory.history(self.source_ip), self.front.settings.authentication, draw=random.random()
+        )  # fmt: skip
+        memory.learn(self.source_ip, attempt, verdict)
+        return verdict
+
+    def _tried(
+        self,
+        method: str,
+        username: str,
+        verdict: auth.Verdict,
+        *,
+        password: str | None = None,
+        new_password: str | None = None,
+        responses: list[str] | None = None,
+        key_type: str | None = None,
+        key: str | None = None,
+        key_fingerprint: str | None = None,
+        key_signed: bool | None = None,
+    ) -> None:
+        self._attempts += 1
+        self._emit(
+            events.AuthAttempt(
+                connection_id=self.connection_id,
+                method=method,
+                username=username,
+                accepted=verdict.accepted,
+                rule=verdict.rule,
+                password=password,
+                new_password=new_password,
+                responses=responses,
+                key_type=key_type,
+                key=key,
+                key_fingerprint=key_fingerprint,
+                key_signed=key_signed,
+            )
+        )
+
+    def auth_completed(self) -> None:
+        assert self._connection is not None
+        self.session = SessionInfo(
+            new_id(), self._connection.get_extra_info("username"), self.source_ip, self.source_port, authenticated=True
+        )
+        self._session_started = self._last_active = time.monotonic()
+        self._disarm()
+        self._watch()
+        self._emit(
+            events.SessionOpened(
+                connection_id=self.connection_id,
+                session_id=self.session.session_id,
+                username=self.session.username,
+                source_ip=self.source_ip,
+                source_port=self.source_port,
+                client_version=self.client_version,
+            )
+        )
+
+    # ---- channels
+
+    def session_requested(self) -> tuple[Channel, ChannelProcess]:
+        if self._no_more_sessions or len(self._open) >= self._settings.max_channels:
+            self._say(events.ChannelFailed, channel=self.channels + 1, reason="too many session channels")
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, persona.OPEN_FAILED)
+        assert self._connection is not None
+        self.channels += 1
+        channel = Channel(self._connection, asyncio.get_running_loop())
+        process = self._open[self.channels] = ChannelProcess(self, channel, self.channels)
+        self._say(events.ChannelOpened, channel=process.number)
+        return channel, process
+
+    def refuse_more_sessions(self) -> None:
+        """The client said that it will open no more sessions (OpenSSH's `no-more-sessions@openssh.com`)."""
+        self._no_more_sessions = True
+
+    def channel_started(self, process: ChannelProcess) -> None:
+        """The channel's shell, command or subsystem is to run."""
+        self.front.run(self, process)
+
+    def channel_running(self, process: ChannelProcess, *, recording: str | None) -> None:
+        """The channel's process is being started, and recorded in this file."""
+        command = None if process.command is None else events.from_bytes(process.command)
+        self._say(
+            events.ChannelStarted, channel=process.number, kind=process.kind, command=command, recording=recording
+        )  # fmt: skip
+
+    def recording_failed(self, number: int, reason: str) -> None:
+        """The channel could not be recorded: the session must end."""
+        self._say(events.RecordingFailed, channel=number, reason=reason)
+        self.end("recording-failed", reason)
+
+    def container_given(self, container_id: str, engine: str, image: str, waited: float) -> None:
+        """The session stands in this container."""
+        self._say(events.SessionContainer, container_id=container_id, engine=engine, image=image, waited=waited)
+
+    def channel_closed(self, process: ChannelProcess) -> None:
+        """The channel is gone."""
+        self._open.pop(process.number, None)
+        if not process.kind:
+            self.report_closed(process, 0.0)
+
+    def report_closed(self, process: ChannelProcess, duration: float) -> None:
+        """State that the channel is closed, and what came of it."""
+        self._say(
+            events.ChannelClosed,
+            channel=process.number,
+            exit_status=process.exit_status,
+            exit_signal=process.exit_signal,
+            duration=duration,
+            bytes_in=process.bytes_in,
+            bytes_out=process.bytes_out,
+        )
+
+    def channel_failed(self, number: int, reason: str) -> None:
+        """What the channel asked for cannot be done."""
+        self._say(events.ChannelFailed, channel=number, reason=reason)
+
+    def pty_requested(self, number: int, pty: PTYRequest) -> None:
+        """The channel gets a terminal."""
+        self._say(events.ChannelPty, channel=number, term=pty.term_type, width=pty.width, height=pty.height)
+
+    def env_requested(self, number: int, name: bytes, value: bytes, *, accepted: bool) -> None:
+        """The channel asks for an environment variable."""
+        self._repeat(
+            events.ChannelEnv, channel=number, accepted=accepted,
+            variable=events.from_bytes(name[:256]), value=events.from_bytes(value[:4096]),
+        )  # fmt: skip
+
+    def resized(self, number: int, width: int, height: int) -> None:
+        """The channel's window changed."""
+        self._repeat(events.ChannelResize, channel=number, width=width, height=height)
+
+    def signalled(self, number: int, signal: str) -> None:
+        """The channel was sent a signal or a break."""
+        self._repeat(events.ChannelSignal, channel=number, signal=signal)
+
+    def line_typed(self, number: int, line: str, *, truncated: bool) -> None:
+        """A line went to the channel's shell."""
+        self._repeat(events.ChannelInput, channel=number, line=line, truncated=truncated)
+
+    # ---- forwards and other requests
+
+    def forward_requested(self, kind: str, *, accepted: bool) -> None:
+        """X11 or agent forwarding was asked for."""
+        self._repeat(events.ForwardRequested, kind=kind, accepted=accepted)
+
+    def connect_requested(self, host: str, port: int, origin_host: str, origin_port: int) -> None:
+        """A connection to elsewhere was asked for (`ssh -L`, `-W`, `-D`)."""
+        self._repeat(
+            events.ForwardRequested, kind="direct-tcpip", accepted=False,
+            host=host, port=port, origin_host=origin_host, origin_port=origin_port,
+        )  # fmt: skip
+
+    def connect_path_requested(self, path: str) -> None:
+        """A connection to a unix socket was asked for."""
+        self._repeat(events.ForwardRequested, kind="direct-streamlocal", accepted=False, path=path)
+
+    def tunnel_requested(self, mode: int) -> None:
+        """A tun device was asked for (`ssh -w`)."""
+        self._repeat(events.ForwardRequested, kind="tun", accepted=False, port=mode)
+
+    def listen_requested(self, host: str, port: int) -> int:
+        """A listening port was asked for (`ssh -R`). Return the port it may believe it has, 0 if none."""
+        bound = port or random.choice(EPHEMERAL_PORTS)
+        accepted = port <= 65535 and self._listen(host, bound)
+        self._repeat(events.ForwardRequested, kind="tcpip-forward", host=host, port=port, accepted=accepted)
+        return bound if accepted else 0
+
+    def listen_cancelled(self, host: str, port: int) -> bool:
+        """A listening port is no longer wanted. Return whether there was one."""
+        there = (host, port) in self._listeners
+        self._listeners.discard((host, port))
+        return there
+
+    def listen_path_requested(self, path: str) -> bool:
+        """A listening unix socket was asked for."""
+        accepted = self._listen(path, -1)
+        self._repeat(events.ForwardRequested, kind="streamlocal-forward", path=path, accepted=accepted)
+        return accepted
+
+    def listen_path_cancelled(self, path: str) -> bool:
+        """A listening unix socket is no longer wanted. Return whether there was one."""
+        return self.listen_cancelled(path, -1)
+
+    def _listen(self, host: str, port: int) -> bool:
+        if (host, port) in self._listeners or len(self._listeners) >= MAX_LISTENERS:
+            return False
+        self._listeners.add((host, port))
+        return True
+
+    def global_request_received(self, request: bytes) -> None:
+        """Another global request came; forwards tell their own story."""
+        if b"forward" not in request:
+            self._repeat(events.GlobalRequest, request=events.from_bytes(request[:256]))
+
+    # ---- events
+
+    def _say(self, event: "type[events.Event]", /, **fields: object) -> None:
+        session_id = self.session.session_id if self.session else None
+        self._emit(event(connection_id=self.connection_id, session_id=session_id, **fields))
+
+    def _repeat(self, event: "type[events.Event]", /, **fields: object) -> None:
+        """State a fact that the client can cause for free, until it has done so too often."""
+        self._requests += 1
+        if self._requests <= self._settings.max_requests:
+            self._say(event, **fields)
+
+    def _emit(self, event: events.Event) -> None:
+        try:
+            self.front.emit(event)
+        except JournalError as error:
+            self.end("journal-failed", str(error))
+
+
+def _cause_of(exc: Exception | None) -> tuple[str, str]:
+    """Return why a connection ended that nobody here ended."""
+    if exc is None:
+        return "client", ""
+    if isinstance(exc, asyncssh.ConnectionLost | OSError):
+        return "lost", ""
+    return "protocol-error", events.from_bytes(str(exc).encode(errors="backslashreplace"))[:256]
+
+
+def _plain(address: str) -> str:
+    """Return an IPv4-mapped IPv6 address as the IPv4 address it is, and any other without its scope."""
+    return address.removeprefix("::ffff:") if "." in address else address.partition("%")[0]

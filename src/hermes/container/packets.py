@@ -95,8 +95,13 @@ class PacketSocket(Generic[M]):
         self._loop.add_reader(self._sock, self._readable)
 
     @property
+    def queued(self) -> int:
+        """Messages that wait because the other end does not read."""
+        return len(self._queue)
+
+    @property
     def blocked(self) -> bool:
-        """Messages wait because the other end does not read; `on_writable` is called when the last of them went out."""
+        """Messages are queued; `on_writable` is called when the last of them went out."""
         return bool(self._queue)
 
     def send(self, data: bytes, fds: Sequence[int] = ()) -> bool:

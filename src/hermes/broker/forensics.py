@@ -1,0 +1,299 @@
+"""Stopped boxes whose changed files are kept: `<directory>/<container_id>/` with `changes/` and `facts.json`.
+
+Everything under `changes/` was made by an attacker as root: trees of any depth and width, sparse files, hard links, names of
+any bytes. They are walked by directory fd, never by path, and no link is followed.
+"""
+
+import asyncio
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from hermes import events
+from hermes.broker.facts import fact
+from hermes.config.models import ForensicsConfig
+from hermes.container.messages import BrokerEvent
+from hermes.tasks import TaskOwner
+
+log = structlog.get_logger(__name__)
+
+MAX_ENTRIES = 100_000
+"""Entries of one kept container that are counted; a larger one is charged a full share of `max_bytes`."""
+BACKLOG = 64
+"""Containers kept beyond `count` while older ones are being removed; past it nothing is kept until that is done."""
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_FACTS = "facts.json"
+_REMOVING = ".removing-"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a kept container; times are seconds since the epoch."""
+
+    container_id: str
+    session_id: str
+    engine: str
+    image: str
+    created: float
+    allocated: float
+    stopped: float
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A kept container, as the limits see it."""
+
+    container_id: str
+    stopped: float
+    bytes: int
+
+
+def excess(kept: Iterable[Kept], config: ForensicsConfig, now: float) -> list[tuple[Kept, str]]:
+    """Which are to go, oldest first, and the limit that says so: `age`, `count` or `bytes`."""
+    left = sorted(kept, key=lambda one: one.stopped)
+    total = sum(one.bytes for one in left)
+    gone: list[tuple[Kept, str]] = []
+    for position, one in enumerate(left):
+        if now - one.stopped > config.max_age:
+            reason = "age"
+        elif len(left) - position > config.count:
+            reason = "count"
+        elif total > config.max_bytes:
+            reason = "bytes"
+        else:
+            break
+        gone.append((one, reason))
+        total -= one.bytes
+    return gone
+
+
+def measure(directory: Path, max_entries: int = MAX_ENTRIES) -> tuple[int, bool]:
+    """Bytes on disk of everything in it, hard links counted once, and whether all of it was seen. Blocks."""
+    total = seen = 0
+    linked: set[tuple[int, int]] = set()
+    fd = os.open(directory, _DIRECTORY)
+    pending: list[list[str]] = []  # by level, the directories of it still to enter
+    try:
+        while True:
+            names: list[str] = []
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    seen += 1
+                    if seen > max_entries:
+                        return total, False
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(status.st_mode):
+                        names.append(entry.name)
+                    elif status.st_nlink > 1:
+                        if (status.st_dev, status.st_ino) in linked:
+                            continue
+                        linked.add((status.st_dev, status.st_ino))
+                    total += status.st_blocks * 512
+            pending.append(names)
+            while pending and not pending[-1]:
+                pending.pop()
+                if pending:
+                    fd = _move(fd, "..")
+            if not pending:
+                return total, True
+            fd = _move(fd, pending[-1].pop())
+    finally:
+        os.close(fd)
+
+
+def _move(fd: int, name: str) -> int:
+    there = os.open(name, _DIRECTORY, dir_fd=fd)
+    os.close(fd)
+    return there
+
+
+def remove(pit: Path) -> None:
+    """Remove a directory that holds nothing but numbered directories, of whatever depth. Raises OSError; go on by calling again.
+
+    A directory's files are unlinked and its directories moved up into the pit, under the next numbers: nothing is ever more than
+    one level deep when its turn comes, and few fds and little memory are held. Blocks.
+    """
+    top = os.open(pit, _DIRECTORY)
+    try:
+        number = max((int(name) for name in os.listdir(top)), default=0)  # noqa: PTH208
+        empty = False
+        while not empty:
+            empty = True
+            with os.scandir(top) as entries:
+                for entry in entries:
+                    empty = False
+                    number = _empty(top, entry.name, number)
+                    with suppress(OSError):  # what a scan has missed is found by the next
+                        os.rmdir(entry.name, dir_fd=top)
+    finally:
+        os.close(top)
+    pit.rmdir()
+
+
+def _empty(top: int, name: str, number: int) -> int:
+    fd = os.open(name, _DIRECTORY, dir_fd=top)
+    try:
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    number += 1
+                    os.rename(entry.name, str(number), src_dir_fd=fd, dst_dir_fd=top)
+                else:
+                    os.unlink(entry.name, dir_fd=fd)
+    finally:
+        os.close(fd)
+    return number
+
+
+class Forensics:
+    """Keep stopped boxes' changes within the limits of the config, across restarts. One task measures and removes."""
+
+    def __init__(
+        self,
+        directory: Path,
+        config: ForensicsConfig,
+        *,
+        emit: Callable[[BrokerEvent], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.directory = directory
+        self._config = config
+        self._emit = emit
+        self._clock = clock
+        self._kept: dict[str, Kept] = {}
+        self._unmeasured: dict[str, float] = {}  # when it was stopped, by container id
+        self._stuck = 0  # could not be removed; tried again at the next start
+        self._news = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._tasks = TaskOwner("forensics")
+
+    @property
+    def count(self) -> int:
+        """Containers kept."""
+        return len(self._kept) + len(self._unmeasured)
+
+    async def start(self) -> None:
+        """Find what an earlier run kept, and begin to hold the limits. Raises OSError if the directory cannot be used."""
+        self._unmeasured = await asyncio.to_thread(self._scan)
+        self._news.set()
+        self._tasks.spawn(self._hold_limits(), name="limits")
+
+    def place(self, container_id: str) -> Path | None:
+        """Where to keep that container's changes; None if they are not to be kept."""
+        config = self._config
+        if not (config.count and config.max_age and config.max_bytes):
+            return None
+        if self.count + self._stuck > config.count + BACKLOG:
+            log.error("container not kept: older ones are not removed fast enough", container_id=container_id)
+            return None
+        return self.directory / container_id
+
+    async def add(self, facts: Facts) -> Path | None:
+        """Take what an engine put at `place()` into care, with its facts, and return where it is; None if there is nothing."""
+        kept = self.directory / facts.container_id
+        if not kept.is_dir():
+            return None
+        self._settled.clear()
+        try:
+            await asyncio.to_thread(_write_facts, kept / _FACTS, facts)
+        except OSError as error:
+            log.error("facts of a kept container not written", container_id=facts.container_id, error=str(error))
+        self._unmeasured[facts.container_id] = facts.stopped
+        self._news.set()
+        return kept
+
+    async def settled(self) -> None:
+        """Return when everything taken into care so far is measured and what is too much removed."""
+        await self._settled.wait()
+
+    async def close(self) -> None:
+        """Stop; what is kept stays."""
+        await self._tasks.close()
+
+    def _scan(self) -> dict[str, float]:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found: dict[str, float] = {}
+        for entry in list(os.scandir(self.directory)):
+            if not entry.is_dir(follow_symlinks=False):
+                continue
+            path = Path(entry.path)
+            if entry.name.startswith(_REMOVING):
+                self._remove(path)
+            elif _NAME.fullmatch(entry.name):
+                found[entry.name] = _read_stopped(path / _FACTS) or entry.stat(follow_symlinks=False).st_mtime
+        return found
+
+    async def _hold_limits(self) -> None:
+        while True:
+            self._news.clear()
+            while self._unmeasured:
+                container_id, stopped = next(iter(self._unmeasured.items()))
+                size = await asyncio.to_thread(self._measure, container_id)
+                self._kept[container_id] = Kept(container_id, stopped, size)
+                del self._unmeasured[container_id]
+            for one, reason in excess(self._kept.values(), self._config, self._clock()):
+                del self._kept[one.container_id]
+                if await asyncio.to_thread(self._discard, one.container_id):
+                    self._emit(
+                        fact(events.ContainerDiscarded(container_id=one.container_id, reason=reason, bytes=one.bytes)),
+                    )
+            if not self._news.is_set():
+                self._settled.set()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._until_next_expiry()):
+                    await self._news.wait()
+
+    def _until_next_expiry(self) -> float | None:
+        if not self._kept:
+            return None
+        oldest = min(one.stopped for one in self._kept.values())
+        return min(86400.0, max(1.0, oldest + self._config.max_age - self._clock() + 1))
+
+    def _measure(self, container_id: str) -> int:
+        share = self._config.max_bytes // max(1, self._config.count)
+        try:
+            size, complete = measure(self.directory / container_id)
+        except OSError as error:
+            log.error("kept container not measured", container_id=container_id, error=str(error))
+            return share
+        return size if complete else max(size, share)
+
+    def _discard(self, container_id: str) -> bool:
+        pit = self.directory / f"{_REMOVING}{container_id}"
+        try:
+            pit.mkdir(mode=0o700)
+            (self.directory / container_id).rename(pit / "1")
+        except OSError as error:
+            self._stuck += 1
+            log.error("kept container not removed", container_id=container_id, error=str(error))
+            return False
+        return self._remove(pit)
+
+    def _remove(self, pit: Path) -> bool:
+        try:
+            remove(pit)
+        except (OSError, ValueError) as error:
+            self._stuck += 1
+            log.error("kept container not removed; it is tried again at the next start", path=str(pit), error=str(error))
+            return False
+        return True
+
+
+def _write_facts(path: Path, facts: Facts) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(msgspec.json.encode(facts))
+
+
+def _read_stopped(path: Path) -> float | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Facts).stopped
+    except (OSError, msgspec.DecodeError):
+        return None

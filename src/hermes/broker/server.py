@@ -1,0 +1,162 @@
+"""The broker's end of the broker socket: the whole of what a front, even one that was taken over, can ask for."""
+
+import asyncio
+import os
+import re
+import socket
+
+import structlog
+
+from hermes.broker.pool import Pool, PooledBox
+from hermes.container.messages import (
+    Allocate,
+    Allocated,
+    BrokerEvent,
+    BrokerReply,
+    BrokerRequest,
+    Refused,
+    Release,
+    Status,
+    decode_broker_request,
+    encode,
+)
+from hermes.container.packets import PacketSocket, ProtocolError
+from hermes.errors import AllocationError
+from hermes.tasks import TaskOwner
+
+log = structlog.get_logger(__name__)
+
+MAX_QUEUED = 4096
+"""Answers that wait for a front that does not read; past it the front is cut off."""
+MAX_QUEUED_FACTS = 1024
+"""Facts among them; past it facts are dropped, and counted."""
+MAX_REASON = 500
+
+_SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class BrokerServer:
+    """Serve one front over its socket, from `start()` until `closed` is set: the front is gone, or broke the protocol.
+
+    A front holds what it allocated, can release only that, and loses all of it when it goes. Each `Allocate` is answered
+    once; the answers for one session come in the order of its requests.
+    """
+
+    def __init__(self, sock: socket.socket, *, max_asking: int = 1024) -> None:
+        self.closed = asyncio.Event()
+        self.dropped = 0
+        """Facts dropped because the front did not read."""
+        self._pool: Pool | None = None
+        self._max_asking = max_asking
+        self._asking: dict[str, set[asyncio.Task[None]]] = {}
+        self._held: set[str] = set()
+        self._tasks = TaskOwner("broker.server")
+        self._packets = PacketSocket(sock, decode_broker_request, self._received, self._gone, max_queue=MAX_QUEUED)
+
+    def start(self, pool: Pool) -> None:
+        """Begin to serve boxes of that pool."""
+        self._pool = pool
+        self._packets.start()
+
+    def emit(self, fact: BrokerEvent) -> None:
+        """State a fact to the front. It may be called before `start()`."""
+        if self._packets.queued >= MAX_QUEUED_FACTS:
+            self.dropped += 1
+            if self.dropped.bit_count() == 1:
+                log.warning("the front does not read; facts are dropped", dropped=self.dropped, kind=fact.kind, **fact.fields)
+        elif not self._packets.closed:
+            self._send(fact)
+
+    async def close(self) -> None:
+        """Hang up and release everything the front holds."""
+        self._packets.close()
+        self._release_all()
+        await self._tasks.close()
+
+    # ---- from the front
+
+    def _received(self, message: BrokerRequest, fds: list[int]) -> None:
+        assert self._pool is not None
+        if fds:
+            raise ProtocolError("file descriptors were sent")
+        match message:
+            case Allocate(session_id=session_id):
+                self._ask(self._pool, _checked(session_id))
+            case Release(session_id=session_id):
+                self._release(self._pool, _checked(session_id))
+            case Status():
+                self._send(self._pool.status())
+
+    def _ask(self, pool: Pool, session_id: str) -> None:
+        if len(self._tasks) >= self._max_asking:
+            self._send(Refused(session_id=session_id, reason="too many sessions wait for a container"))
+            return
+        task = self._tasks.spawn(self._allocate(pool, session_id), name=session_id)
+        self._asking.setdefault(session_id, set()).add(task)
+
+    async def _allocate(self, pool: Pool, session_id: str) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            box = await pool.allocate(session_id)
+        except AllocationError as error:
+            self._send(Refused(session_id=session_id, reason=str(error)[:MAX_REASON]))
+        else:
+            self._give(pool, session_id, box)
+        finally:
+            self._forget(session_id, task)
+
+    def _give(self, pool: Pool, session_id: str, box: PooledBox) -> None:
+        try:
+            fd = os.dup(box.sock.fileno())
+        except OSError as error:
+            pool.release(session_id)
+            self._send(Refused(session_id=session_id, reason=f"the broker: {error.strerror}"))
+            return
+        self._held.add(session_id)
+        answer = Allocated(
+            session_id=session_id, container_id=box.id, engine=pool.engine_name, image=pool.image, waited=box.waited
+        )
+        self._send(answer, [fd])
+
+    def _forget(self, session_id: str, task: asyncio.Task[None]) -> None:
+        if (tasks := self._asking.get(session_id)) is not None:
+            tasks.discard(task)
+            if not tasks:
+                del self._asking[session_id]
+
+    def _release(self, pool: Pool, session_id: str) -> None:
+        for task in self._asking.pop(session_id, ()):
+            task.cancel()
+            self._send(Refused(session_id=session_id, reason="released"))
+        if session_id in self._held:
+            self._held.discard(session_id)
+            pool.release(session_id)
+
+    # ---- to the front
+
+    def _send(self, message: BrokerReply, fds: list[int] | None = None) -> None:
+        if not self._packets.send(encode(message), fds or ()) and not self._packets.closed:
+            self._packets.close()
+            self._gone("it does not read")
+
+    def _gone(self, reason: str) -> None:
+        log.warning("the front is gone", reason=reason)
+        self._release_all()
+        self.closed.set()
+
+    def _release_all(self) -> None:
+        for tasks in self._asking.values():
+            for task in tasks:
+                task.cancel()
+        self._asking.clear()
+        if self._pool is not None:
+            for session_id in self._held:
+                self._pool.release(session_id)
+        self._held.clear()
+
+
+def _checked(session_id: str) -> str:
+    if not _SESSION_ID.fullmatch(session_id):
+        raise ProtocolError("that is no session id")
+    return session_id

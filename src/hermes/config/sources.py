@@ -25,6 +25,9 @@ MAX_VALUES = 100_000
 Raw: TypeAlias = "str | list[Raw] | dict[str, Raw] | None"
 Within: TypeAlias = tuple[str | int, ...]
 
+FOREIGN = ("HERMES_BENCH_", "HERMES_TEST_")
+"""Variables that Hermes' own tests and bench read; they may stand in the environment of a Hermes started by them."""
+
 _FILE, _ENVIRON, _OVERRIDE = 0, 1, 2
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _PLAIN_TAGS = frozenset(
@@ -283,8 +286,8 @@ def _from_text(text: str, setting: Setting, kind: Kind, place: Place, gathered: 
 
 
 def read_environ(environ: Mapping[str, str], gathered: Gathered) -> None:
-    """Take every `HERMES_…` variable."""
-    for order, variable in enumerate(sorted(it for it in environ if it.startswith(ENV_PREFIX))):
+    """Take every `HERMES_…` variable but the `FOREIGN` ones."""
+    for order, variable in enumerate(sorted(it for it in environ if it.startswith(ENV_PREFIX) and not it.startswith(FOREIGN))):
         place = Place(_ENVIRON, order, name((variable,)))
         text = environ[variable]
         if (setting := BY_ENV.get(variable)) is not None:

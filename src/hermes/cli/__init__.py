@@ -1,0 +1,26 @@
+"""The `hermes` command: one module a command group."""
+
+import typer
+
+import hermes
+from hermes.cli import config, doctor, image, sessions
+from hermes.cli.up import up
+
+app = typer.Typer(
+    name="hermes",
+    help="An SSH honeypot: every attacker gets a real, isolated Linux box, and every byte is kept as evidence.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(up)
+app.add_typer(sessions.app, name="sessions")
+app.add_typer(image.app, name="image")
+app.add_typer(config.app, name="config")
+app.command()(doctor.doctor)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"hermes {hermes.__version__}")

@@ -1,0 +1,143 @@
+"""The broker's process: the only one that keeps root's power. Started by the launcher; serves one front, then ends."""
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+from collections.abc import Callable
+
+import structlog
+
+from hermes import log
+from hermes.broker import image, linux
+from hermes.broker.engines.base import Engine
+from hermes.broker.forensics import Forensics
+from hermes.broker.launcher import instance_of, runtime_dir
+from hermes.broker.pool import Pool
+from hermes.broker.server import BrokerServer
+from hermes.config import Settings
+from hermes.container.messages import BrokerEvent
+from hermes.errors import EngineError, HermesError, ImageError
+from hermes.tasks import TaskOwner
+
+logger = structlog.get_logger(__name__)
+
+
+def main() -> None:
+    """Run the broker until the launcher ends it or the front is gone."""
+    parser = argparse.ArgumentParser(prog="hermes.broker")
+    parser.add_argument("--settings", type=int, required=True, help="fd of the settings as JSON")
+    parser.add_argument("--front", type=int, required=True, help="fd of the broker socket")
+    parser.add_argument("--status", type=int, required=True, help="fd to write lines to: progress, ready, failed")
+    fds = parser.parse_args()
+    linux.set_parent_death_signal(signal.SIGTERM)
+    with os.fdopen(fds.settings, "rb") as file:
+        settings = Settings.model_validate_json(file.read())
+    log.configure(settings.logging, process="broker")
+    os.umask(0o077)
+    status = os.fdopen(fds.status, "w", buffering=1)
+
+    def report(line: str) -> None:
+        with contextlib.suppress(OSError):  # the launcher is gone, and its death signal on the way
+            status.write(line.replace("\n", " ") + "\n")
+
+    try:
+        asyncio.run(_run(settings, fds.front, report))
+    except HermesError as error:
+        report(f"failed {error}")
+        raise SystemExit(1) from None
+
+
+def make_engine(settings: Settings) -> Engine:
+    """Return the engine that the settings name, not started. Raises ImageError when its image is missing."""
+    pool = settings.container_pool
+    instance = instance_of(settings.data_dir)
+    if pool.engine == "docker":
+        from hermes.broker.engines.docker import DockerEngine
+
+        try:
+            target = image.get(pool.image, settings.data_dir)
+        except ImageError:
+            target = None
+        return DockerEngine(pool, data_dir=settings.data_dir, image=target, instance=instance)
+    from hermes.broker.engines.local import LocalEngine
+
+    return LocalEngine(
+        pool,
+        data_dir=settings.data_dir,
+        image=image.get(pool.image, settings.data_dir),
+        instance=instance,
+        runtime_dir=runtime_dir(settings.data_dir),
+    )
+
+
+async def _run(settings: Settings, front_fd: int, report: Callable[[str], None]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    config = settings.container_pool
+    server = BrokerServer(socket.socket(fileno=front_fd))
+    start = _Start(config.size, report)
+
+    def emit(fact: BrokerEvent) -> None:
+        start.saw(fact)
+        server.emit(fact)
+
+    engine = make_engine(settings)
+    report(f"progress starting the {config.engine} engine")
+    await engine.start()
+    try:
+        forensics = Forensics(settings.data_dir / "stopped", config.forensics, emit=emit)
+        await forensics.start()
+        pool = Pool(engine, config, emit=emit, forensics=forensics)
+        try:
+            await pool.start()
+            server.start(pool)
+            async with TaskOwner("broker") as tasks:
+                over = [tasks.spawn(stop.wait(), name="stop"), tasks.spawn(server.closed.wait(), name="front")]
+                begun = [tasks.spawn(pool.ready.wait(), name="ready"), tasks.spawn(start.failed.wait(), name="failed")]
+                await asyncio.wait([*over, *begun], return_when=asyncio.FIRST_COMPLETED)
+                if start.failed.is_set() and not pool.ready.is_set():
+                    raise EngineError(start.reason)
+                start.over = True
+                gc.collect()
+                gc.freeze()
+                report("ready")
+                await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await server.close()
+            await pool.close()
+            await forensics.close()
+    finally:
+        await engine.close()
+
+
+class _Start:
+    """What happens until the pool is warm, told to whoever waits for it; the first failure of the engine ends the wait."""
+
+    def __init__(self, size: int, report: Callable[[str], None]) -> None:
+        self.failed = asyncio.Event()
+        self.reason = ""
+        self.over = False
+        self._size = size
+        self._warm = 0
+        self._report = report
+
+    def saw(self, fact: BrokerEvent) -> None:
+        """Take a fact that the pool states."""
+        if self.over:
+            return
+        if fact.kind == "container.created":
+            self._warm += 1
+            self._report(f"progress warming the pool: {self._warm} of {self._size}")
+        elif fact.kind == "engine.failed":
+            self.reason = str(fact.fields.get("reason", "the engine failed"))
+            self.failed.set()
+
+
+if __name__ == "__main__":
+    main()

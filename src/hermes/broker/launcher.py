@@ -1,0 +1,259 @@
+"""`hermes up`: checks the machine, prepares image and directories, runs broker and front, and leaves nothing behind.
+
+The launcher is the subreaper of everything below it and keeps the listening sockets, so that broker and front can die and be
+started afresh without losing the port.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import os
+import pwd
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import structlog
+
+from hermes.broker import image, linux, machine
+from hermes.broker.children import Child, Children
+from hermes.broker.engines.local import sweep
+from hermes.config import Settings
+from hermes.errors import HermesError, ImageError, MachineError
+
+log = structlog.get_logger(__name__)
+
+Progress = Callable[[str], None]
+
+START_PATIENCE = 300.0
+"""Seconds that broker and front together may take to start."""
+END_PATIENCE = 30.0
+"""Seconds that each may take to end."""
+RESTARTS = 5
+"""Failures in a row after which Hermes gives up: a start that held for STEADY seconds ends the row."""
+STEADY = 60.0
+
+
+class _StopError(Exception):
+    """The operator asked to stop."""
+
+
+def instance_of(data_dir: Path) -> str:
+    """Return the name under which everything that belongs to this data directory can be found again: 8 hex digits."""
+    return hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:8]
+
+
+def runtime_dir(data_dir: Path) -> Path:
+    """Return where sockets, mounts and the runtime's state of this data directory's Hermes are."""
+    return Path("/run/hermes") / instance_of(data_dir)
+
+
+def launch(settings: Settings, progress: Progress) -> None:
+    """Run Hermes until SIGTERM or SIGINT. Raises MachineError, ImageError or EngineError when it cannot run."""
+    machine.require(settings)
+    _raise_open_files()
+    prepare_directories(settings)
+    with _locked(settings.data_dir):
+        _prepare_image(settings, progress)
+        sockets = [_listening(host, port) for host, port in settings.server.endpoints]
+        try:
+            linux.set_subreaper()
+            linux.private_mounts()
+            asyncio.run(_Launcher(settings, sockets, progress).run())
+        finally:
+            for sock in sockets:
+                sock.close()
+
+
+def prepare_directories(settings: Settings) -> None:
+    """Make the data directory (root's) and in it those that the front writes (the front's), with their permissions."""
+    account = pwd.getpwnam(settings.sensor.user)
+    try:
+        settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        os.chown(settings.data_dir, 0, 0)
+        settings.data_dir.chmod(0o711)
+        for directory in (settings.journal_dir, settings.keys_dir, settings.recordings_dir):
+            if not directory.exists():
+                directory.mkdir(mode=0o700, parents=True)
+            os.chown(directory, account.pw_uid, account.pw_gid, follow_symlinks=False)
+            os.chmod(directory, 0o700)
+    except OSError as error:
+        raise MachineError(f"cannot prepare {error.filename}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory's lock, or say who holds it."""
+    fd = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(fd, 32).decode(errors="replace").strip()
+            raise MachineError(f"another Hermes (process {holder}) runs on {data_dir}: stop it, or set another data_dir") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _prepare_image(settings: Settings, progress: Progress) -> None:
+    pool = settings.container_pool
+    try:
+        image.find(pool.image)
+    except ImageError:
+        if pool.engine == "docker":
+            return  # any Docker image will do; the engine looks for it
+        raise
+    image.ensure(pool.image, settings.data_dir, progress)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Return a listening socket, set up as sshd's are."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST
+        )[0]
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(1024)
+    except OSError as error:
+        hint = ": is another server there? Set server.port to a free one" if error.errno == 98 else ""
+        raise MachineError(f"cannot listen on {host} port {port}: {error.strerror}{hint}") from error
+    return sock
+
+
+def _raise_open_files() -> None:
+    """Take as many open files as allowed: a session needs about ten."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 1_048_576)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class _Launcher:
+    """Runs generations of broker and front: when one of the two dies, both are ended, all is swept, and a new pair starts."""
+
+    def __init__(self, settings: Settings, sockets: list[socket.socket], progress: Progress) -> None:
+        self._settings = settings
+        self._sockets = sockets
+        self._progress = progress
+        self._children = Children()
+        self._stop = asyncio.Event()
+        self._announced = False
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._stop.set)
+        self._children.watch()
+        failures = 0
+        try:
+            while True:
+                started = loop.time()
+                try:
+                    await self._generation()
+                except HermesError as error:
+                    if not self._announced:
+                        raise
+                    failures = 1 if loop.time() - started > STEADY else failures + 1
+                    if failures > RESTARTS:
+                        raise
+                    log.error("starting afresh", reason=str(error), failures=failures)
+                    await self._pause(min(2.0 ** (failures - 1), 30.0))
+        except _StopError:
+            self._progress("stopped")
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        except TimeoutError:
+            return
+        raise _StopError
+
+    async def _generation(self) -> None:
+        """Run one broker and one front. Raises _StopError when asked to stop, EngineError when one of them died."""
+        running: list[Child] = []
+        try:
+            ours, fronts = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with ours, fronts:
+                broker = self._start("broker", ["hermes.broker"], [("--front", ours.fileno())])
+                running.append(broker)
+                await self._until(broker, "ready")
+                listen = [("--listen", sock.fileno()) for sock in self._sockets]
+                front = self._start("front", ["hermes", "front-process"], [("--broker", fronts.fileno()), *listen])
+                running.append(front)
+            await self._until(front, "listening")
+            self._announce()
+            await self._first_of(broker.ended, front.ended)
+            dead = front if front.ended.is_set() else broker
+            raise MachineError(f"the {dead.name} died ({dead.how})")
+        finally:
+            for child in reversed(running):
+                await self._children.end(child, patience=END_PATIENCE, log=log.warning)
+            await asyncio.to_thread(sweep, instance_of(self._settings.data_dir), runtime_dir(self._settings.data_dir))
+
+    def _start(self, name: str, module: list[str], fds: list[tuple[str, int]]) -> Child:
+        settings = os.memfd_create("hermes-settings", os.MFD_CLOEXEC)
+        try:
+            os.write(settings, self._settings.model_dump_json().encode())
+            os.lseek(settings, 0, os.SEEK_SET)
+            return self._children.start(name, module, [("--settings", settings), *fds])
+        finally:
+            os.close(settings)
+
+    async def _until(self, child: Child, word: str) -> None:
+        """Return when the child says `word`; pass on what it says of its progress."""
+        async with asyncio.timeout(START_PATIENCE):
+            while True:
+                line = await self._next_line(child)
+                verb, _, rest = line.partition(" ")
+                if verb == word:
+                    return
+                if verb == "failed":
+                    raise MachineError(rest)
+                if verb == "progress":
+                    self._progress(rest)
+
+    async def _next_line(self, child: Child) -> str:
+        async with asyncio.TaskGroup() as group:
+            waiting = [group.create_task(self._stop.wait()), group.create_task(child.ended.wait())]
+            getting = group.create_task(child.lines.get())
+            await asyncio.wait([*waiting, getting], return_when=asyncio.FIRST_COMPLETED)
+            for task in (*waiting, getting):
+                if not task.done():
+                    task.cancel()
+        if not getting.cancelled():
+            return getting.result()
+        if self._stop.is_set():
+            raise _StopError
+        if not child.lines.empty():
+            return child.lines.get_nowait()
+        raise MachineError(f"the {child.name} could not start ({child.how})")
+
+    async def _first_of(self, *happenings: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(event.wait()) for event in (self._stop, *happenings)]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+        if self._stop.is_set():
+            raise _StopError
+
+    def _announce(self) -> None:
+        if not self._announced:
+            self._announced = True
+            for sock in self._sockets:
+                host, port = sock.getsockname()[:2]
+                self._progress(f"listening on {host} port {port}")
+            self._progress("ready")
+
+

@@ -1,0 +1,106 @@
+"""Awaitable descriptors: pipes and ptys, ends and silences."""
+
+import asyncio
+import os
+import pty
+
+import pytest
+
+from hermes.session.streams import FdReader, write_fd
+
+
+def pipe() -> tuple[int, int]:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    return reader, writer
+
+
+@pytest.mark.asyncio
+async def test_reads_what_comes_until_the_end() -> None:
+    fd, writer = pipe()
+    reader = FdReader(fd)
+    reading = asyncio.gather(reader.read())
+    await asyncio.sleep(0)
+    os.write(writer, b"one")
+    assert await reading == [b"one"]
+    os.write(writer, b"two")
+    os.close(writer)
+    assert await reader.read() == b"two"
+    assert await reader.read() == b""
+    os.close(fd)
+
+
+@pytest.mark.asyncio
+async def test_a_terminal_everyone_closed_is_at_its_end() -> None:
+    master, slave = pty.openpty()
+    os.set_blocking(master, False)
+    os.write(slave, b"bye")
+    os.close(slave)
+    reader = FdReader(master)
+    assert await reader.read() == b"bye"
+    assert await reader.read() == b""
+    os.close(master)
+
+
+@pytest.mark.asyncio
+async def test_finish_makes_silence_the_end_but_takes_what_waits() -> None:
+    fd, writer = pipe()
+    reader = FdReader(fd)
+    os.write(writer, b"last")
+    reader.finish()
+    assert await reader.read() == b"last"
+    assert await reader.read() == b""
+    os.close(fd)
+    os.close(writer)
+
+
+@pytest.mark.asyncio
+async def test_finish_wakes_a_reader_that_waits() -> None:
+    fd, writer = pipe()
+    reader = FdReader(fd)
+    reading = asyncio.gather(reader.read())
+    await asyncio.sleep(0)
+    reader.finish()
+    assert await reading == [b""]
+    os.close(fd)
+    os.close(writer)
+
+
+@pytest.mark.asyncio
+async def test_cancelled_reading_leaves_the_loop_clean() -> None:
+    fd, writer = pipe()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(FdReader(fd).read(), timeout=0.01)
+    assert asyncio.get_running_loop().remove_reader(fd) is False
+    os.close(fd)
+    os.close(writer)
+
+
+@pytest.mark.asyncio
+async def test_a_full_pipe_makes_the_writer_wait() -> None:
+    fd, writer = pipe()
+    data = os.urandom(1_000_000)
+    received = bytearray()
+
+    async def drain() -> None:
+        reader = FdReader(fd)
+        while chunk := await reader.read():
+            received.extend(chunk)
+
+    async def fill() -> None:
+        await write_fd(writer, data)
+        os.close(writer)
+
+    await asyncio.wait_for(asyncio.gather(drain(), fill()), timeout=30)
+    assert received == data
+    os.close(fd)
+
+
+@pytest.mark.asyncio
+async def test_a_closed_pipe_is_an_error() -> None:
+    fd, writer = pipe()
+    os.close(fd)
+    with pytest.raises(BrokenPipeError):
+        await write_fd(writer, b"x")
+    os.close(writer)

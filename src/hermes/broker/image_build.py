@@ -246,7 +246,7 @@ def _add_user(rootfs: Path, user: User) -> None:
             options += ["-d", user.home]
         inside(rootfs, ["usermod", *options, user.name])
     else:
-        inside(rootfs, ["useradd", "-m", "-d", user.home or f"/home/{user.name}", *options, user.name])
+        inside(rootfs, ["useradd", "-m", "-K", "HOME_MODE=0700", "-d", user.home or f"/home/{user.name}", *options, user.name])
 
 
 def _generated(definition: Definition) -> Iterator[tuple[tarfile.TarInfo, bytes]]:

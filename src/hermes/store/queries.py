@@ -191,8 +191,8 @@ class JournalReader:
 
 
 _SESSION = """
-    SELECT session_id, connection_id, sensor, username, source_ip, source_port, client_version, started, ended, cause, container_id,
-        engine, image, channels, commands, bytes_in, bytes_out FROM sessions
+    SELECT session_id, connection_id, sensor, username, source_ip, source_port, client_version, started, ended, cause,
+        container_id, engine, image, channels, commands, bytes_in, bytes_out FROM sessions
 """
 
 

@@ -1,0 +1,400 @@
+"""The `local` engine: boxes made by runc or crun on this machine, without a daemon.
+
+What one instance owns is found again by its name: `runtime_dir`, `<data_dir>/boxes`, and the cgroups below
+`/hermes-<instance>`. So a run that was killed is cleaned up by the next, without a record of its own.
+"""
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import stat
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ParamSpec, Protocol, TypeVar
+
+import structlog
+
+from hermes.broker import cgroups
+from hermes.broker.boxfs import BoxFiles, own_working_directory, unmount_below
+from hermes.broker.cgroups import BoxCgroup
+from hermes.broker.engines.base import Box
+from hermes.broker.oci import Runtime, config
+from hermes.broker.policy import Policy
+from hermes.broker.zygote import Zygote
+from hermes.config.models import ContainerPoolConfig
+from hermes.errors import EngineError
+from hermes.tasks import TaskOwner
+
+log = structlog.get_logger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+IDS = 65536
+"""User ids of one box."""
+SLOTS = 2048
+"""Boxes at once, at most: each has a range of ids of its own."""
+_BLOCKS = 30
+_END_TIMEOUT = 10.0
+_DELETE_PATIENCE = 5.0
+
+
+class Image(Protocol):
+    """A target image, unpacked: its root file system, and what its process 1 is."""
+
+    @property
+    def rootfs(self) -> Path: ...
+    @property
+    def init(self) -> tuple[str, ...]: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Cell:
+    """One box as the engine sees it."""
+
+    box: Box
+    slot: int
+    files: BoxFiles
+    cgroup: BoxCgroup
+    pidfd: int = -1
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    ending: "asyncio.Task[EngineError | None] | None" = None
+
+
+class LocalEngine:
+    """See `hermes.broker.engines.base.Engine`."""
+
+    name = "local"
+
+    def __init__(
+        self, config: ContainerPoolConfig, *, data_dir: Path, image: Image, instance: str, runtime_dir: Path | None = None
+    ) -> None:
+        self.policy = Policy(config.security, config.limits)
+        self.runtime_dir = runtime_dir or Path("/run/hermes") / instance
+        self._config = config
+        self._image = image
+        self._bundles = self.runtime_dir / "boxes"
+        self._uppers = data_dir / "boxes"
+        self._trash = data_dir / "trash"
+        self._instance = instance
+        self._cgroup = f"/hermes-{instance}"
+        self._base = (1 + int(instance, 16) % _BLOCKS) * SLOTS * IDS
+        self._free = list(reversed(range(SLOTS)))
+        self._cells: dict[str, _Cell] = {}
+        self._namespaces: dict[int, int] = {}
+        self._trees: list[cgroups.Hierarchy] = []
+        self._runtime: Runtime | None = None
+        self._swap = False
+        self._bpf: str | None = None
+        self._zygote = Zygote()
+        self._threads = ThreadPoolExecutor(config.concurrency + 1, "hermes-local", initializer=own_working_directory)
+        self._tasks = TaskOwner("local-engine")
+        self._deleting = asyncio.Lock()
+
+    # ---- the contract
+
+    async def start(self) -> None:
+        try:
+            if not (self._image.rootfs / "etc").is_dir():
+                raise EngineError(f"the image has no root file system at {self._image.rootfs}")
+            self._trees = cgroups.hierarchies()
+            self._swap = cgroups.counts_swap(self._trees)
+            await self._clean_up()
+            await self._zygote.start()
+            await self._choose_runtime()
+        except OSError as error:
+            raise EngineError(f"the local engine cannot start: {error}") from error
+
+    def _make_directories(self) -> None:
+        for directory in (self._uppers, self._trash):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.chmod(0o700)
+        # The runtime looks for a box's root file system as the box's root, a stranger to the host: it must get through.
+        for directory in (self.runtime_dir.parent, self.runtime_dir, self._bundles):
+            if not directory.exists():
+                directory.mkdir(mode=0o711, parents=True)
+                directory.chmod(0o711)
+        for directory in (self.runtime_dir, *self.runtime_dir.parents):
+            if not directory.stat().st_mode & stat.S_IXOTH:
+                raise EngineError(f"boxes cannot be made below {directory}: others may not enter it (chmod o+x)")
+
+    async def _choose_runtime(self) -> None:
+        """Take the first runtime that can make a box here."""
+        wanted = ("crun", "runc") if self._config.runtime == "auto" else (self._config.runtime,)
+        failures = []
+        for name in wanted:
+            program = shutil.which(name)
+            if program is None:
+                failures.append(f"{name} is not installed (apt-get install {name})")
+                continue
+            self._runtime = Runtime(program, self.runtime_dir / "runtime")
+            self._bpf = base64.b64encode(self.policy.bpf()).decode() if self._runtime.is_crun else None
+            try:
+                await self.destroy(await self.create(f"trial-{secrets.token_hex(4)}"))
+            except EngineError as error:
+                failures.append(str(error))
+                self._runtime = None
+            else:
+                log.info("OCI runtime chosen", runtime=name)
+                return
+        raise EngineError("no OCI runtime works: " + "; ".join(failures))
+
+    async def create(self, container_id: str) -> Box:
+        cell = self._new_cell(container_id)
+        try:
+            async with asyncio.timeout(self._config.create_timeout):
+                await self._create(cell)
+        except TimeoutError as error:
+            await self._abandon(cell)
+            raise EngineError(f"no box within {self._config.create_timeout:g} s") from error
+        except OSError as error:
+            await self._abandon(cell)
+            raise EngineError(f"cannot create a box: {error}") from error
+        except BaseException:
+            await self._abandon(cell)
+            raise
+        return cell.box
+
+    async def open(self, box: Box) -> socket.socket:
+        cell = self._cell(box)
+        return await self._zygote.enter(box.pid, policy=self.policy, pidfd=cell.pidfd)
+
+    async def freeze(self, box: Box) -> None:
+        await self._set_frozen(self._cell(box).cgroup, True)
+
+    async def thaw(self, box: Box) -> None:
+        await self._set_frozen(self._cell(box).cgroup, False)
+
+    async def destroy(self, box: Box, *, keep: Path | None = None) -> None:
+        cell = self._cells.get(box.id)
+        if cell is not None:
+            await self._end(cell, keep)
+
+    async def list_owned(self) -> list[str]:
+        return await self._in_thread(self._owned)
+
+    async def close(self) -> None:
+        ends = [self._end(cell, None) for cell in list(self._cells.values())]
+        failures = [result for result in await asyncio.gather(*ends, return_exceptions=True) if isinstance(result, EngineError)]
+        await self._tasks.close()
+        await self._zygote.close()
+        for namespace in self._namespaces.values():
+            os.close(namespace)
+        self._namespaces.clear()
+        await asyncio.to_thread(self._threads.shutdown)
+        if failures:
+            raise failures[0]
+
+    # ---- making a box
+
+    def _new_cell(self, container_id: str) -> _Cell:
+        if container_id in self._cells:
+            raise EngineError(f"box {container_id} exists")
+        if not self._free:
+            raise EngineError(f"all {SLOTS} ranges of user ids are taken")
+        files = BoxFiles(self._bundles / container_id, self._uppers / container_id)
+        cgroup = BoxCgroup(f"{self._cgroup}/{container_id}", self._trees)
+        cell = self._cells[container_id] = _Cell(Box(container_id), self._free.pop(), files, cgroup)
+        return cell
+
+    async def _create(self, cell: _Cell) -> None:
+        if self._runtime is None:
+            raise EngineError("the engine has not been started")
+        base = self._base + cell.slot * IDS
+        if cell.slot not in self._namespaces:
+            self._namespaces[cell.slot] = await self._zygote.user_namespace(base, IDS)
+        namespace = self._namespaces[cell.slot]
+        settings = config(
+            self.policy,
+            init=self._image.init,
+            hostname=self._config.hostname,
+            base=base,
+            cgroup=cell.cgroup.name,
+            swap=self._swap,
+            bpf=self._bpf,
+        )
+        await self._in_thread(self._lay_out, cell.files, namespace, base, json.dumps(settings))
+        pid = await self._runtime.run(cell.box.id, cell.files.bundle)
+        cell.pidfd = os.pidfd_open(pid)
+        cell.box.pid = pid
+        asyncio.get_running_loop().add_reader(cell.pidfd, self._ended, cell)
+        if not cell.cgroup.holds(pid):
+            raise EngineError("the box's init ended at once")
+
+    def _lay_out(self, files: BoxFiles, namespace: int, base: int, settings: str) -> None:
+        files.mount(self._image.rootfs, namespace, base, self._config.hostname)
+        (files.bundle / "config.json").write_text(settings)
+
+    async def _abandon(self, cell: _Cell) -> None:
+        """Undo a creation that failed. What cannot be undone now is logged; `start` of the next run will."""
+        try:
+            await self._end(cell, None)
+        except EngineError as error:
+            log.error("box could not be removed", container_id=cell.box.id, reason=str(error))
+
+    # ---- its end
+
+    def _ended(self, cell: _Cell) -> None:
+        """The box's init has ended: by our doing, by its own, or by its attacker's."""
+        asyncio.get_running_loop().remove_reader(cell.pidfd)
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, cell.pidfd, os.WEXITED | os.WNOHANG)
+        cell.ended.set()
+        for callback in cell.box.on_exit:
+            callback()
+
+    async def _end(self, cell: _Cell, keep: Path | None) -> None:
+        if cell.ending is None or cell.ending.done():
+            cell.ending = self._tasks.spawn(self._end_once(cell, keep), name=f"end {cell.box.id}")
+        error = await asyncio.shield(cell.ending)
+        if error is not None:
+            raise error
+
+    async def _end_once(self, cell: _Cell, keep: Path | None) -> EngineError | None:
+        if self._cells.get(cell.box.id) is not cell:
+            return None
+        try:
+            await self._kill(cell)
+            doomed = await self._in_thread(self._take_down, cell.files, cell.box.id, keep)
+        except (OSError, EngineError) as error:
+            return EngineError(f"box {cell.box.id} cannot be removed: {error}")
+        if cell.pidfd >= 0:
+            os.close(cell.pidfd)
+        del self._cells[cell.box.id]
+        self._free.append(cell.slot)
+        if doomed is not None:
+            deletion = self._tasks.spawn(self._delete(doomed), name=f"delete {doomed.name}")
+            await asyncio.wait([deletion], timeout=_DELETE_PATIENCE)
+        return None
+
+    async def _kill(self, cell: _Cell) -> None:
+        with contextlib.suppress(OSError):
+            cell.cgroup.freeze(False)
+        if cell.pidfd >= 0 and not cell.ended.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(cell.pidfd, signal.SIGKILL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_END_TIMEOUT):
+                    await cell.ended.wait()
+            asyncio.get_running_loop().remove_reader(cell.pidfd)
+        await self._empty(cell.cgroup)
+
+    async def _empty(self, cgroup: BoxCgroup) -> None:
+        """Kill what is in the cgroup until it can be removed."""
+        pause = 0.001
+        try:
+            async with asyncio.timeout(_END_TIMEOUT):
+                while not cgroup.remove():
+                    await asyncio.sleep(pause)
+                    if pause > 0.002:
+                        cgroup.kill()
+                    pause = min(pause * 2, 0.05)
+        except TimeoutError as error:
+            raise EngineError(f"cgroup {cgroup.name} still holds {sorted(cgroup.pids())} after {_END_TIMEOUT:g} s") from error
+
+    def _take_down(self, files: BoxFiles, container_id: str, keep: Path | None) -> Path | None:
+        files.unmount()
+        shutil.rmtree(self.runtime_dir / "runtime" / container_id, ignore_errors=True)
+        if keep is not None:
+            files.keep(keep)
+        return files.discard(self._trash)
+
+    async def _delete(self, doomed: Path) -> None:
+        """Delete a tree that an attacker made: any depth, any size, any names. One at a time, at low priority."""
+        async with self._deleting:
+            command = ("nice", "-n", "10", "rm", "-rf", "--one-file-system", "--", str(doomed))
+            process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
+            try:
+                status = await process.wait()
+            except asyncio.CancelledError:
+                process.kill()
+                await process.wait()
+                raise
+            if status != 0:
+                log.error("files of a box could not be deleted", path=str(doomed))
+
+    async def _set_frozen(self, cgroup: BoxCgroup, frozen: bool) -> None:
+        try:
+            async with asyncio.timeout(_END_TIMEOUT):
+                cgroup.freeze(frozen)
+                while cgroup.is_frozen() != frozen:
+                    await asyncio.sleep(0.001)
+                    cgroup.freeze(frozen)
+        except OSError as error:
+            raise EngineError(f"cannot {'freeze' if frozen else 'thaw'} {cgroup.name}: {error or 'too slow'}") from error
+
+    # ---- what an earlier run left
+
+    def _owned(self) -> list[str]:
+        found = cgroups.children(self._cgroup, cgroups.hierarchies())
+        for directory in (self._bundles, self._uppers):
+            with contextlib.suppress(FileNotFoundError):
+                found.update(entry.name for entry in directory.iterdir())
+        return sorted(found)
+
+    async def _clean_up(self) -> None:
+        """Remove every box that an earlier run left, and all the rest of it."""
+        left = await self._in_thread(self._owned)
+        await self._in_thread(sweep, self._instance, self.runtime_dir)
+        self._make_directories()
+        for container_id in left:
+            files = BoxFiles(self._bundles / container_id, self._uppers / container_id)
+            await self._in_thread(self._take_down, files, container_id, None)
+        if left:
+            log.warning("boxes of an earlier run removed", count=len(left))
+        for doomed in self._trash.iterdir():
+            self._tasks.spawn(self._delete(doomed), name=f"delete {doomed.name}")
+
+    # ---- small things
+
+    def _cell(self, box: Box) -> _Cell:
+        cell = self._cells.get(box.id)
+        if cell is None or cell.ended.is_set():
+            raise EngineError(f"box {box.id} has ended")
+        return cell
+
+    async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a blocking function in a worker thread, to its end even if the caller is cancelled meanwhile."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+
+
+def sweep(instance: str, runtime_dir: Path) -> None:
+    """Kill every box of the instance and remove their cgroups, mounts and runtime state. For use when no engine runs. Blocking.
+
+    What attackers changed on disk is left to `LocalEngine.start`. Whatever cannot be removed is logged, not raised.
+    """
+    parent = f"/hermes-{instance}"
+    trees = cgroups.hierarchies()
+    groups = [BoxCgroup(f"{parent}/{name}", trees) for name in cgroups.children(parent, trees)]
+    for group in groups:
+        with contextlib.suppress(OSError):
+            group.freeze(False)
+        group.kill()
+    deadline = time.monotonic() + _END_TIMEOUT
+    for group in [*groups, BoxCgroup(parent, trees)]:
+        while not group.remove():
+            if time.monotonic() > deadline:
+                log.error("cgroup could not be removed", cgroup=group.name, pids=sorted(group.pids()))
+                break
+            time.sleep(0.005)
+            group.kill()
+    try:
+        unmount_below(runtime_dir)
+    except OSError as error:
+        log.error("boxes could not be unmounted", reason=str(error))
+        return
+    for name in ("boxes", "runtime"):
+        shutil.rmtree(runtime_dir / name, ignore_errors=True)

@@ -1,0 +1,105 @@
+"""How a process enters a box, in order, and gives up all power on the way. Imported by the zygote.
+
+Works for any container on this machine, with a user namespace of its own or not: it enters those namespaces of the
+container's init that differ from its own.
+"""
+
+import os
+import resource
+import select
+import signal
+from pathlib import Path
+
+from hermes.broker import cgroups, linux
+from hermes.broker.confinement import Confinement
+
+_NAMESPACES = {
+    "user": linux.CLONE_NEWUSER,
+    "mnt": linux.CLONE_NEWNS,
+    "net": linux.CLONE_NEWNET,
+    "uts": linux.CLONE_NEWUTS,
+    "ipc": linux.CLONE_NEWIPC,
+    "cgroup": linux.CLONE_NEWCGROUP,
+    "pid": linux.CLONE_NEWPID,
+}
+_MUST_DIFFER = ("mnt", "pid", "net")
+_PTMX = os.makedev(5, 2)
+
+
+class Refused(Exception):
+    """The target is no box that may be entered."""
+
+
+def enter(pid: int, pidfd: int, confinement: Confinement, trees: list[cgroups.Hierarchy], parent: int) -> int:
+    """Move this process into the container whose init is `pid`; return an fd of its /dev/pts.
+
+    The process stays outside of the container's pid namespace: its children are born inside, itself cannot be seen.
+    `parent` is its parent's pid; should that die, this process dies too.
+    """
+    # 1. Everything that needs the host's files or powers.
+    flags = _differing(pid)
+    joined = cgroups.of_process(pid, trees)
+    label = _apparmor_label(pid)
+    if select.select([pidfd], [], [], 0)[0]:
+        raise Refused("the container's init has ended")
+    cgroups.join(joined)
+    _spare_from_oom()
+    os.setpriority(os.PRIO_PROCESS, 0, 0)
+    linux.set_undumpable()
+    if label is not None:
+        Path("/proc/self/attr/apparmor/current").write_text(f"changeprofile {label}")
+    # 2. The namespaces.
+    linux.setns(pidfd, flags)
+    # 3. Give up all power; the order matters: seccomp while it may still be set without no_new_privs, capabilities last.
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    for number, value in confinement.rlimits.items():
+        resource.setrlimit(number, (value, value))
+    linux.limit_bounding_set(confinement.capabilities)
+    if confinement.no_new_privileges:
+        linux.set_no_new_privileges()
+    pts = _open_pts()
+    linux.set_seccomp_filter(confinement.seccomp)
+    linux.set_capabilities(confinement.capabilities)
+    # 4. What a change of credentials undid.
+    linux.set_undumpable()
+    linux.set_parent_death_signal(signal.SIGKILL)
+    if os.getppid() != parent:
+        raise Refused("the zygote has died")
+    os.chdir("/")
+    return pts
+
+
+def _differing(pid: int) -> int:
+    flags = 0
+    for name, flag in _NAMESPACES.items():
+        if os.stat(f"/proc/{pid}/ns/{name}").st_ino != os.stat(f"/proc/self/ns/{name}").st_ino:  # noqa: PTH116
+            flags |= flag
+        elif name in _MUST_DIFFER:
+            raise Refused(f"it shares its {name} namespace with the host")
+    return flags
+
+
+def _apparmor_label(pid: int) -> str | None:
+    """The AppArmor profile that confines the container's init, if any does."""
+    try:
+        label, _, mode = Path(f"/proc/{pid}/attr/apparmor/current").read_text().strip().partition(" ")
+    except OSError:
+        return None
+    return label if mode == "(enforce)" else None
+
+
+def _spare_from_oom() -> None:
+    """Let the kernel kill what runs in the box first. It may not be allowed to: then all are equal."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text("-999")
+    except OSError:
+        return
+
+
+def _open_pts() -> int:
+    pts = os.open("/dev/pts", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if os.stat("ptmx", dir_fd=pts).st_rdev != _PTMX:
+        raise Refused("it has no /dev/pts of its own")
+    return pts

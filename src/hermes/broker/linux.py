@@ -1,0 +1,203 @@
+"""The kernel's calls that Python has no name for, each typed and raising `OSError`. The only ctypes in the broker.
+
+Imported by the zygote, so it imports little.
+"""
+
+import ctypes
+import os
+import struct
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWNET = 0x40000000
+CLONE_NEWNS = 0x00020000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWUTS = 0x04000000
+CLONE_FS = 0x00000200
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_REC = 0x4000
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MNT_DETACH = 2
+
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_OPEN_TREE = 428
+_MOVE_MOUNT = 429
+_MOUNT_SETATTR = 442
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+_MOUNT_ATTR_RDONLY = 0x1
+_MOUNT_ATTR_IDMAP = 0x100000
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_NAME = 15
+_PR_SET_SECCOMP = 22
+_PR_CAPBSET_DROP = 24
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_SECCOMP_MODE_FILTER = 2
+_CAPABILITY_VERSION_3 = 0x20080522
+
+CAPABILITIES = (
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO",
+    "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG",
+    "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN",
+    "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ",
+    "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+)  # fmt: skip
+"""Every capability by its number, without `CAP_`."""
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), what)
+    return result
+
+
+def _prctl(option: int, value: int = 0) -> None:
+    unused = ctypes.c_ulong(0)
+    _checked(_libc.prctl(option, ctypes.c_ulong(value), unused, unused, unused), f"prctl {option}")
+
+
+def _syscall(number: int, what: str, *arguments: object) -> int:
+    return _checked(_libc.syscall(ctypes.c_long(number), *arguments), what)
+
+
+def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
+    """mount(2). Relative names in `data` are looked up from the calling thread's working directory."""
+    result = _libc.mount(source.encode(), os.fsencode(target), fstype.encode(), ctypes.c_ulong(flags), data.encode())
+    _checked(result, f"mount {target}")
+
+
+def umount(target: str, flags: int = MNT_DETACH) -> None:
+    """umount2(2); by default the mount is detached even while it is in use."""
+    _checked(_libc.umount2(os.fsencode(target), flags), f"umount {target}")
+
+
+def idmapped_clone(source: str, target: str, user_namespace: int) -> None:
+    """Mount the tree at `source` read-only on `target`, its owners shifted as the user namespace (an fd) maps them."""
+    flags = ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC)
+    tree = _syscall(_OPEN_TREE, f"open_tree {source}", ctypes.c_int(_AT_FDCWD), os.fsencode(source), flags)
+    try:
+        attributes = struct.pack("QQQQ", _MOUNT_ATTR_IDMAP | _MOUNT_ATTR_RDONLY, 0, 0, user_namespace)
+        what = f"mount_setattr {source}: idmapped mounts need Linux 5.12 and a file system that knows them"
+        size = ctypes.c_size_t(len(attributes))
+        _syscall(_MOUNT_SETATTR, what, ctypes.c_int(tree), b"", ctypes.c_uint(_AT_EMPTY_PATH), attributes, size)
+        at, empty = ctypes.c_int(_AT_FDCWD), ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)
+        _syscall(_MOVE_MOUNT, f"move_mount {target}", ctypes.c_int(tree), b"", at, os.fsencode(target), empty)
+    finally:
+        os.close(tree)
+
+
+def setns(fd: int, flags: int) -> None:
+    """Enter the namespaces `flags` of the process whose pidfd `fd` is."""
+    _checked(_libc.setns(fd, flags), "setns")
+
+
+def unshare(flags: int) -> None:
+    """unshare(2) for the calling thread."""
+    _checked(_libc.unshare(flags), "unshare")
+
+
+def private_mounts() -> None:
+    """Leave the host's mount namespace: what is mounted from here on is not seen there, and ends with the last process here."""
+    unshare(CLONE_NEWNS)
+    mount("none", "/", "", MS_REC | MS_SLAVE)
+
+
+def set_parent_death_signal(signal: int) -> None:
+    """Be sent `signal` when the parent dies. A later change of user or capabilities undoes this."""
+    _prctl(_PR_SET_PDEATHSIG, signal)
+
+
+def set_undumpable() -> None:
+    """Forbid ptrace and /proc/<pid>/{mem,fd,environ,…} to all but root outside. A later change of user may undo this."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def set_subreaper() -> None:
+    """Become the parent of orphaned descendants."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def set_name(name: bytes) -> None:
+    """Set what `ps -o comm` shows: at most 15 bytes."""
+    buffer = ctypes.create_string_buffer(name[:15])
+    _checked(_libc.prctl(_PR_SET_NAME, buffer, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)), "prctl name")
+
+
+def set_no_new_privileges() -> None:
+    """Make setuid bits and file capabilities mean nothing, for good."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def limit_bounding_set(mask: int) -> None:
+    """Drop every capability that is not in `mask` from the bounding and ambient sets."""
+    unused = ctypes.c_ulong(0)
+    _checked(_libc.prctl(_PR_CAP_AMBIENT, ctypes.c_ulong(_PR_CAP_AMBIENT_CLEAR_ALL), unused, unused, unused), "prctl ambient")
+    for number in range(last_capability() + 1):
+        if not mask >> number & 1:
+            _prctl(_PR_CAPBSET_DROP, number)
+
+
+def last_capability() -> int:
+    """The highest capability this kernel knows; found by asking, so that it works in any mount namespace."""
+    number = 63
+    while number > 0 and _libc.prctl(23, ctypes.c_ulong(number), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) < 0:
+        number -= 1
+    return number
+
+
+def set_capabilities(mask: int) -> None:
+    """Make `mask` the effective and permitted set; the inheritable set becomes empty."""
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    _checked(_libc.capset(header, struct.pack("6I", low, low, 0, high, high, 0)), "capset")
+
+
+def capability_mask(names: tuple[str, ...]) -> int:
+    """The bit mask of capabilities named without `CAP_`."""
+    return sum(1 << CAPABILITIES.index(name) for name in names)
+
+
+def set_seccomp_filter(program: bytes) -> None:
+    """Put the calling thread under a filter: `program` is an array of `struct sock_filter`."""
+    buffer = ctypes.create_string_buffer(program, len(program))
+    filter_ = _Program(len(program) // 8, ctypes.addressof(buffer))
+    unused = ctypes.c_ulong(0)
+    arguments = (ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(filter_), unused, unused)
+    _checked(_libc.prctl(_PR_SET_SECCOMP, *arguments), "seccomp")
+
+
+class ProcessTitle:
+    """The command line that `ps` shows for this process: overwrites the memory its arguments lie in.
+
+    Make it before entering another mount namespace: it reads /proc/self/stat.
+    """
+
+    def __init__(self) -> None:
+        with open("/proc/self/stat", "rb") as file:  # noqa: PTH123
+            fields = file.read().rpartition(b")")[2].split()
+        self._start = int(fields[45])
+        self._size = int(fields[46]) - self._start
+
+    def set(self, title: bytes) -> None:
+        """Show `title`, cut to the length of the original command line."""
+        text = title[: self._size - 1]
+        ctypes.memmove(self._start, text.ljust(self._size, b"\0"), self._size)

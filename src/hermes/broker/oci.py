@@ -1,0 +1,137 @@
+"""The OCI runtime (runc or crun): what it is told, and how it is run."""
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from hermes.broker.policy import MASKED_PATHS, READONLY_PATHS, Policy
+from hermes.errors import EngineError
+
+MAX_TERMINALS = 64
+"""Pseudo-terminals one box can have open: all boxes share the kernel's 4096."""
+
+_PERIOD = 100_000
+_ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/", "TERM=linux")
+
+
+def config(
+    policy: Policy, *, init: tuple[str, ...], hostname: str, base: int, cgroup: str, swap: bool, bpf: str | None = None
+) -> dict[str, Any]:
+    """The runtime's config.json. `base` is the host's uid and gid of the box's root; `swap`: the kernel counts swap.
+
+    With `bpf` (base64), crun takes that instead of compiling the seccomp profile for each box anew.
+    """
+    ids = [{"containerID": 0, "hostID": base, "size": 65536}]
+    memory = {"limit": policy.limits.memory} | ({"swap": policy.limits.memory} if swap else {})
+    capabilities = policy.capabilities
+    return {
+        "ociVersion": "1.0.2",
+        "hostname": hostname,
+        "root": {"path": "rootfs", "readonly": False},
+        "annotations": {"run.oci.seccomp_bpf_data": bpf} if bpf else {},
+        "process": {
+            "terminal": False,
+            "user": {"uid": 0, "gid": 0, "umask": 0o022},
+            "args": list(init),
+            "env": list(_ENVIRONMENT),
+            "cwd": "/",
+            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+            "rlimits": [{"type": name, "soft": value, "hard": value} for name, value in policy.rlimits.items()],
+            "noNewPrivileges": policy.security.no_new_privileges,
+        },
+        "mounts": _mounts(policy),
+        "linux": {
+            "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network", "cgroup", "user")],
+            "uidMappings": ids,
+            "gidMappings": ids,
+            "cgroupsPath": cgroup,
+            "maskedPaths": list(MASKED_PATHS),
+            "readonlyPaths": list(READONLY_PATHS),
+            "seccomp": policy.oci_seccomp(),
+            "resources": {
+                "devices": [{"allow": False, "access": "rwm"}],
+                "memory": memory,
+                "pids": {"limit": policy.limits.pids},
+                "cpu": {"quota": int(_PERIOD * policy.limits.cpus), "period": _PERIOD},
+            },
+        },
+    }
+
+
+def _mounts(policy: Policy) -> list[dict[str, Any]]:
+    shm = policy.limits.memory // 4 // 1024
+    terminals = ("newinstance", "ptmxmode=0666", "mode=0620", "gid=5", f"max={MAX_TERMINALS}")
+    return [
+        {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
+        {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
+        {
+            "destination": "/dev",
+            "type": "tmpfs",
+            "source": "udev",
+            "options": ["nosuid", "mode=755", "size=4m", "nr_inodes=4096"],
+        },
+        {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec", *terminals]},
+        {
+            "destination": "/dev/shm",
+            "type": "tmpfs",
+            "source": "tmpfs",
+            "options": ["nosuid", "nodev", "mode=1777", f"size={shm}k"],
+        },
+        {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]},
+        {"destination": "/run", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "mode=755", f"size={shm}k"]},
+    ]
+
+
+class Runtime:
+    """runc or crun, with its state below `state`."""
+
+    def __init__(self, program: str, state: Path) -> None:
+        self.program = program
+        self.state = state
+
+    @property
+    def is_crun(self) -> bool:
+        """It is crun, which takes ready-made BPF."""
+        return Path(self.program).name == "crun"
+
+    async def run(self, container_id: str, bundle: Path) -> int:
+        """Bring the container of `bundle` to life; return the pid of its init. `EngineError` says what the runtime said.
+
+        When cancelled, the runtime is killed; what it made until then is the caller's to remove.
+        """
+        pid_file, log = bundle / "pid", bundle / "log"
+        arguments = ("--root", str(self.state), "--log", str(log), "--log-format", "json")
+        command = (*arguments, "run", "--detach", "--bundle", str(bundle), "--pid-file", str(pid_file), container_id)
+        null = asyncio.subprocess.DEVNULL
+        try:
+            process = await asyncio.create_subprocess_exec(
+                self.program, *command, stdin=null, stdout=null, stderr=null, start_new_session=True
+            )
+        except OSError as error:
+            raise EngineError(f"{self.program} cannot be run: {error.strerror}") from error
+        try:
+            status = await process.wait()
+        except BaseException:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+            raise
+        if status != 0:
+            raise EngineError(f"{self.program} run failed: {_last_error(log) or f'exit status {status}'}")
+        return int(pid_file.read_text())
+
+
+def _last_error(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in reversed(lines):
+        try:
+            return str(json.loads(line)["msg"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return ""

@@ -1,0 +1,136 @@
+"""The zygote's own process: small, single-threaded, and ready to fork. `python -m hermes.broker.zygote_process <fd>`.
+
+It forks a spawner for each box it is told of (`EnterBox`) and makes user namespaces (`MakeUserNamespace`). Each request brings a
+socket along; whoever answers, answers there: the zygote itself never waits for anyone. When its control socket closes it
+ends, and its spawners with it.
+"""
+
+import gc
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from hermes.broker import cgroups, linux
+from hermes.broker.confinement import Confinement
+from hermes.broker.entry import Refused, enter
+from hermes.broker.spawner import Spawner
+
+READY = b"ready"
+MAX_REQUEST = 128 * 1024
+
+
+class EnterBox(msgspec.Struct, frozen=True, tag=True):
+    """Fork a spawner into the container whose init is `pid`. Brings along its pidfd and the spawner's end of the box socket,
+    over which comes `READY`, or one line that says what went wrong, and the end."""
+
+    pid: int
+    confinement: Confinement
+
+
+class MakeUserNamespace(msgspec.Struct, frozen=True, tag=True):
+    """Make a user namespace that maps `size` ids from 0 to `base`. Brings along a socket, over which its fd comes back."""
+
+    base: int
+    size: int
+
+
+Request: TypeAlias = EnterBox | MakeUserNamespace
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Request).decode
+
+
+def _run_spawner(request: EnterBox, pidfd: int, sock: socket.socket, trees: list[cgroups.Hierarchy], zygote: int) -> None:
+    title = linux.ProcessTitle()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+    try:
+        linux.set_name(b"sshd")
+        title.set(b"sshd: root [priv]")
+        pts = enter(request.pid, pidfd, request.confinement, trees, zygote)
+    except (OSError, ValueError, Refused) as error:
+        sock.send(str(error).encode(errors="backslashreplace")[:1024], socket.MSG_NOSIGNAL)
+        return
+    sock.send(READY, socket.MSG_NOSIGNAL)
+    Spawner(sock, pidfd, pts, title).serve()
+
+
+def _make_user_namespace(request: MakeUserNamespace, sock: socket.socket) -> None:
+    ready, is_ready = os.pipe()
+    release, is_released = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(is_released)
+            linux.unshare(linux.CLONE_NEWUSER)
+            os.write(is_ready, b".")
+            os.read(release, 1)
+        finally:
+            os._exit(0)
+    for fd in (is_ready, release):
+        os.close(fd)
+    try:
+        if not os.read(ready, 1):
+            raise OSError("user namespaces are switched off (sysctl user.max_user_namespaces)")
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{pid}/{name}").write_text(f"0 {request.base} {request.size}\n")
+        namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            socket.send_fds(sock, [READY], [namespace], socket.MSG_NOSIGNAL)
+        finally:
+            os.close(namespace)
+    finally:
+        os.close(ready)
+        os.close(is_released)
+
+
+def _answer(request: Request, fds: list[int], control: socket.socket, trees: list[cgroups.Hierarchy]) -> None:
+    with socket.socket(fileno=fds.pop()) as sock:
+        if isinstance(request, MakeUserNamespace):
+            _make_user_namespace(request, sock)
+            return
+        zygote = os.getpid()
+        if os.fork() == 0:
+            try:
+                control.close()
+                _run_spawner(request, fds[0], sock, trees, zygote)
+            finally:
+                os._exit(0)
+
+
+def main(control: socket.socket) -> None:
+    """Serve until `control` closes."""
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    linux.set_subreaper()
+    linux.set_name(b"hermes-zygote")
+    trees = cgroups.hierarchies()
+    sys.path.clear()
+    sys.meta_path.clear()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    control.send(READY)
+    while True:
+        packet, fds, _, _ = socket.recv_fds(control, MAX_REQUEST, 4, socket.MSG_CMSG_CLOEXEC)
+        if not packet:
+            return
+        try:
+            _answer(decode(packet), fds, control, trees)
+        except (OSError, msgspec.MsgspecError) as error:
+            print(f"zygote: {error}", file=sys.stderr, flush=True)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=int(sys.argv[1])))

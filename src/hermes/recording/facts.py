@@ -1,5 +1,7 @@
 """What both recordings of a channel say about the channel they hold."""
 
+from typing import Annotated
+
 import msgspec
 
 MAX_TEXT = 1024
@@ -24,7 +26,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """None: the channel has no terminal."""
     width: int = 80
     height: int = 24
-    started_ns: int = 0
+    started_ns: Annotated[int, msgspec.Meta(ge=0, lt=2**62)] = 0
     """Nanoseconds since 1970 (UTC) at the recording's time zero."""
 
     @property

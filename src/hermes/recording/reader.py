@@ -1,11 +1,10 @@
 """Find recordings on disk and read them back.
 
 What is read may be torn, damaged, still growing or planted: files are opened without following links, only regular ones, and
-their contents never make a reader raise.
+their contents never make a reader raise. A file or directory that cannot be read makes it raise `RecordingUnavailable`.
 """
 
 import contextlib
-import errno
 import os
 import re
 import stat
@@ -23,19 +22,17 @@ from hermes.recording.recorder import is_session_id
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _CHANNEL = re.compile(r"(\d{1,10})\.rec")
 _PIECE = 256 * 1024
+_HEAD = 4096
 _SHOWN = 5
 
 
-class RecordingNotFound(HermesError):
-    """No recording answers to what was asked for, or several do."""
+class RecordingUnavailable(HermesError):
+    """No recording answers to what was asked for, or several do, or it cannot be read."""
 
 
 @dataclass(slots=True)
 class Playback:
-    """One pass over a lossless recording: iterate for its frames; OSError when the file cannot be read.
-
-    `facts` and `ending` are known as far as it was read.
-    """
+    """One pass over a lossless recording: iterate for its frames. `facts` and `ending` are known as far as it was read."""
 
     path: Path
     decoder: lossless.Decoder
@@ -86,21 +83,21 @@ class ChannelRecording:
 def find_session(root: Path, prefix: str) -> str:
     """Return the id of the one recorded session whose id is `prefix`, or else begins with it.
 
-    Raises `RecordingNotFound` when there is none, or several.
+    Raises `RecordingUnavailable` when there is none, or several.
     """
     if is_session_id(prefix):
         days = _days(root)
-        if any((day / prefix).is_dir() for day in days):
-            return prefix
         found = {name for day in days for name in _names(day) if name.startswith(prefix) and is_session_id(name)}
+        if prefix in found:
+            return prefix
         if len(found) == 1:
             return found.pop()
         if found:
             some = ", ".join(sorted(found)[:_SHOWN])
-            raise RecordingNotFound(
+            raise RecordingUnavailable(
                 f"{len(found)} recorded sessions begin with {prefix}: {some}{', …' if len(found) > _SHOWN else ''}"
             )
-    raise RecordingNotFound(f"no recorded session begins with {prefix!r} in {root}")
+    raise RecordingUnavailable(f"no recorded session begins with {prefix!r} in {root}")
 
 
 def channels(root: Path, session_id: str) -> list[ChannelRecording]:
@@ -126,6 +123,8 @@ def _names(directory: Path) -> list[str]:
         return [entry.name for entry in directory.iterdir()]
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise RecordingUnavailable(f"{directory}: {error.strerror}") from error
 
 
 def _facts(rec: Path) -> Facts | None:
@@ -133,11 +132,11 @@ def _facts(rec: Path) -> Facts | None:
     decoder = lossless.Decoder()
     try:
         with _open(rec) as file:
-            while decoder.facts is None and (piece := file.read(_PIECE)):
+            while decoder.facts is None and (piece := file.read(_HEAD)):
                 decoder.feed(piece)
                 if decoder.ending is Ending.DAMAGED:
                     break
-    except OSError:
+    except RecordingUnavailable:
         return None
     return decoder.facts
 
@@ -145,8 +144,14 @@ def _facts(rec: Path) -> Facts | None:
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
     """Open a regular file for reading; neither a link nor a pipe that would never end."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        yield file
+    try:
+        with open(path, "rb", opener=_no_link) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise RecordingUnavailable(f"{path}: not a regular file")
+            yield file
+    except OSError as error:
+        raise RecordingUnavailable(f"{path}: {error.strerror}") from error
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)

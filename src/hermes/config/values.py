@@ -150,25 +150,34 @@ def _capability(name: str) -> str:
     raise ValueError("is no capability of Linux; allowed are " + ", ".join(sorted(HARMLESS_CAPABILITIES)))
 
 
-KEY_TYPES = (
-    "ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "sk-ssh-ed25519@openssh.com",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
-)  # fmt: skip
+KEY_TYPES = {
+    "ssh-ed25519": 1,
+    "ssh-rsa": 2,
+    "ecdsa-sha2-nistp256": 2,
+    "ecdsa-sha2-nistp384": 2,
+    "ecdsa-sha2-nistp521": 2,
+    "sk-ssh-ed25519@openssh.com": 2,
+    "sk-ecdsa-sha2-nistp256@openssh.com": 3,
+}
+"""Public key types, and the fields that follow the type in a key."""
 
 
 def _public_key(text: str) -> str:
-    parts = text.split()
-    if not parts or parts[0] not in KEY_TYPES:
+    kind, encoded, *_ = (*text.split(maxsplit=2), "", "")
+    if kind not in KEY_TYPES:
         raise ValueError(
             "must be a public key as in a .pub file, without options: one of " + ", ".join(KEY_TYPES) + ", then base64"
         )
     try:
-        blob = base64.b64decode(parts[1] if len(parts) > 1 else "", validate=True)
+        rest = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         raise ValueError("the part after the key type must be base64") from None
-    name = parts[0].encode()
-    if not blob.startswith(len(name).to_bytes(4, "big") + name) or len(blob) < len(name) + 36:
-        raise ValueError(f"the base64 part holds no {parts[0]} key; it may have been cut")
+    fields = []
+    while len(rest) > 4 and len(rest) >= (end := 4 + int.from_bytes(rest[:4], "big")) > 4:
+        fields.append(rest[4:end])
+        rest = rest[end:]
+    if rest or fields[:1] != [kind.encode()] or len(fields) != 1 + KEY_TYPES[kind]:
+        raise ValueError(f"the base64 part holds no {kind} key; it may have been cut")
     return text
 
 
@@ -193,7 +202,7 @@ def _image(name: str) -> str:
 def _docker_host(url: str) -> str:
     if url.startswith("unix:///") and len(url) > 8 and url.isprintable():
         return url
-    if url.startswith("tcp://") and re.search(r"(?:\]|[^\[\]:]):[0-9]+$", url):
+    if re.fullmatch(r"tcp://(?:\[[^\[\]]+\]|[^\[\]:]+):[0-9]+", url):
         parse_endpoint(url.removeprefix("tcp://"), 2375)
         return url
     raise ValueError("must be unix:///path or tcp://host:port")

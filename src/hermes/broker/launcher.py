@@ -92,7 +92,9 @@ def _locked(data_dir: Path) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             holder = os.read(fd, 32).decode(errors="replace").strip()
-            raise MachineError(f"another Hermes (process {holder}) runs on {data_dir}: stop it, or set another data_dir") from None
+            raise MachineError(
+                f"another Hermes (process {holder}) runs on {data_dir}: stop it, or set another data_dir"
+            ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield
@@ -255,5 +257,3 @@ class _Launcher:
                 host, port = sock.getsockname()[:2]
                 self._progress(f"listening on {host} port {port}")
             self._progress("ready")
-
-

@@ -160,7 +160,7 @@ def _local(request: pytest.FixtureRequest, root: Path) -> Case:
     config = request.getfixturevalue("pool_config")(engine="local")
 
     def make(instance: str) -> Engine:
-        return LocalEngine(config, data_dir=root / "data", image=image, instance=instance, runtime_dir=root / "run")
+        return LocalEngine(config, data_dir=root / instance, image=image, instance=instance)
 
     return Case("local", make, own_users=True)
 

@@ -291,7 +291,7 @@ async def test_without_terminal_there_is_none(client: BoxClient) -> None:
 
 
 async def test_terminal_modes(client: BoxClient) -> None:
-    asked = {53: 0, 3: 0x15, 92: 1}  # ECHO off, VERASE ^U, CS8 on
+    asked = {53: 0, 3: 0x15, 91: 1}  # ECHO off, VERASE ^U, CS8 on
     result = await client.run("stty -a", terminal=Terminal(modes=asked))
     assert re.search(rb"(?<!\S)-echo(?!\S)", result.stdout)
     assert b"erase = ^U" in result.stdout

@@ -1,0 +1,449 @@
+"""The `docker` engine: boxes are containers of a Docker daemon, on this machine or another.
+
+What one instance owns is found again by labels. Where the daemon is local (a container's init is in our /proc), the spawner
+enters as it enters any box, and the init's end is seen by its pidfd; where it is not, Docker's exec API and its `wait` serve.
+"""
+
+import asyncio
+import json
+import os
+import re
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+import structlog
+from aiodocker import Docker, DockerError
+
+from hermes.broker.engines import docker_changes, docker_scripts
+from hermes.broker.engines.base import Box
+from hermes.broker.engines.docker_exec import FAULTS, ExecServer, one_line
+from hermes.broker.engines.docker_image import ready_image
+from hermes.broker.image import Image
+from hermes.broker.policy import MASKED_PATHS, READONLY_PATHS, Policy
+from hermes.broker.zygote import Zygote
+from hermes.config.models import ContainerPoolConfig
+from hermes.errors import EngineError
+from hermes.tasks import TaskOwner
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+INSTANCE_LABEL = "hermes.instance"
+BOX_LABEL = "hermes.container"
+OLDEST_API = (1, 40)
+CALL_TIMEOUT = 30.0
+"""Seconds the daemon has to answer anything but the creation of a container."""
+REMOVERS = 8
+"""Containers removed at the same time."""
+_RETRIES = (0.5, 15.0)
+_GIVE_UP = 300.0
+_ABSENT = 3
+_KEEP_TIMEOUT = 120.0
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+@dataclass(slots=True, eq=False)
+class _Cell:
+    """What the engine knows of one box besides the box itself."""
+
+    box: Box
+    name: str
+    details: dict[str, Any]
+    """What Docker said of the container when it had started."""
+    pidfd: int | None = None
+    """Of its init, if that runs on this machine."""
+    server: ExecServer | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    removal: "asyncio.Task[EngineError | None] | None" = None
+
+
+def container_config(
+    policy: Policy, config: ContainerPoolConfig, image: str, init: tuple[str, ...], labels: dict[str, str]
+) -> dict[str, Any]:
+    """What Docker is told to create. An empty `init` stands for a shell that does nothing."""
+    limits = config.limits
+    shm = limits.memory // 4
+    return {
+        "Image": image,
+        "Hostname": config.hostname,
+        "User": "0:0",
+        "WorkingDir": "/",
+        "Entrypoint": list(init) or ["/bin/sh", "-c", docker_scripts.KEEPALIVE, "init"],
+        "Cmd": [],
+        "Labels": labels,
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": {
+            "NetworkMode": "none",
+            "IpcMode": "private",
+            "CgroupnsMode": "private",
+            "Privileged": False,
+            "Init": False,
+            "CapDrop": ["ALL"],
+            "CapAdd": list(policy.security.capabilities),
+            "SecurityOpt": [
+                f"seccomp={policy.docker_seccomp()}",
+                *(["no-new-privileges:true"] if policy.security.no_new_privileges else []),
+            ],
+            "MaskedPaths": list(MASKED_PATHS),
+            "ReadonlyPaths": list(READONLY_PATHS),
+            "Memory": limits.memory,
+            "MemorySwap": limits.memory,
+            "PidsLimit": limits.pids,
+            "NanoCpus": round(limits.cpus * 1e9),
+            "ShmSize": shm,
+            "Tmpfs": {"/run": f"rw,nosuid,nodev,mode=755,size={shm}"} if init else {},
+            "Ulimits": [
+                {"Name": name.removeprefix("RLIMIT_").lower(), "Soft": value, "Hard": value}
+                for name, value in policy.rlimits.items()
+            ],
+            "LogConfig": {"Type": "none"},
+            "RestartPolicy": {"Name": "no"},
+        },
+    }
+
+
+def is_of(container: str, cgroups: str) -> bool:
+    """Whether a process with this `/proc/PID/cgroup` is one of the container with this full id."""
+    return len(container) >= 32 and container in cgroups
+
+
+class DockerEngine:
+    """See `hermes.broker.engines.base.Engine`. `image`: a built target image, or the name of one the daemon has or can pull."""
+
+    name = "docker"
+
+    def __init__(self, config: ContainerPoolConfig, *, data_dir: Path, image: Image | str, instance: str) -> None:
+        self._config = config
+        self._data_dir = data_dir
+        self._image = image
+        self._instance = instance
+        self._policy = Policy(config.security, config.limits)
+        self._reference = ""
+        self._client: Docker | None = None
+        self._zygote = Zygote()
+        self._cells: dict[str, _Cell] = {}
+        self._tasks = TaskOwner("docker")
+        self._removers = asyncio.Semaphore(REMOVERS)
+
+    # ---- the engine's life
+
+    async def start(self) -> None:
+        """Make ready: check the daemon, bring it the image, remove what an earlier run left."""
+        async with self._asking("version"):
+            version = await self._docker.version()
+        api = tuple(int(part) for part in str(version.get("ApiVersion", "0")).split("."))
+        if api < OLDEST_API or version.get("Os") != "linux":
+            oldest = ".".join(map(str, OLDEST_API))
+            raise EngineError(
+                f"docker: {version.get('Version')} for {version.get('Os')} will not do: API {oldest} on Linux is needed"
+            )
+        self._reference = await ready_image(self._docker, self._image)
+        for container_id in await self.list_owned():
+            log.info("removing a container that an earlier run left", container=container_id)
+        await self._remove_owned()
+
+    async def close(self) -> None:
+        """Destroy every box and let go of all resources. Those are let go of even if EngineError says that boxes are left."""
+        try:
+            await asyncio.gather(*(self.destroy(cell.box) for cell in list(self._cells.values())), return_exceptions=True)
+            await self._remove_owned()
+        finally:
+            for cell in self._cells.values():
+                self._forget_init(cell)
+                if cell.server is not None:
+                    await cell.server.close()
+            self._cells.clear()
+            await self._tasks.close()
+            await self._zygote.close()
+            if self._client is not None:
+                client, self._client = self._client, None
+                await client.close()
+                await client.connector.close()
+
+    async def list_owned(self) -> list[str]:
+        """Ids of all boxes of this instance that exist, running or not."""
+        filters = json.dumps({"label": [f"{INSTANCE_LABEL}={self._instance}"]})
+        async with self._asking("list containers"):
+            found = await self._docker._query_json("containers/json", params={"all": "1", "filters": filters})
+        return [str(container["Labels"].get(BOX_LABEL, container["Id"])) for container in found]
+
+    async def _remove_owned(self) -> None:
+        await asyncio.gather(*(self._remove(container_id) for container_id in await self.list_owned()))
+
+    # ---- a box's life
+
+    async def create(self, container_id: str) -> Box:
+        """Return a running box. On failure or cancellation nothing of it is left, or goes as soon as the daemon answers again."""
+        if not _ID.fullmatch(container_id):
+            raise EngineError(f"docker: {container_id!r} cannot be a container's id")
+        making = self._tasks.spawn(_caught(self._create(container_id)), name=f"create {container_id}")
+        try:
+            cell = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            # A request that was sent is carried out whether or not somebody waits for it: wait, then remove what it made.
+            await asyncio.shield(self._tasks.spawn(self._unmake(making, container_id), name=f"unmake {container_id}"))
+            raise
+        if isinstance(cell, EngineError):
+            raise cell
+        return cell.box
+
+    async def _create(self, container_id: str) -> _Cell:
+        labels = {INSTANCE_LABEL: self._instance, BOX_LABEL: container_id}
+        init = self._image.init if isinstance(self._image, Image) else ()
+        wanted = container_config(self._policy, self._config, self._reference, init, labels)
+        name = _name(container_id)
+        try:
+            async with self._asking("create a container", self._config.create_timeout):
+                container = await self._docker.containers.create(wanted, name=name)
+                await container.start()
+                details = await container.show()
+            cell = _Cell(Box(container_id), name, details)
+            self._watch(cell)
+        except BaseException as error:
+            # A request without an answer may still be carried out.
+            await self._remove_surely(container_id, again=isinstance(error.__cause__, TimeoutError))
+            raise
+        self._cells[container_id] = cell
+        return cell
+
+    async def _unmake(self, making: "asyncio.Task[_Cell | EngineError]", container_id: str) -> None:
+        cell = await making
+        if isinstance(cell, _Cell):
+            with suppress(EngineError):
+                await self.destroy(cell.box)
+                return
+            await self._remove_surely(container_id)
+
+    async def open(self, box: Box) -> socket.socket:
+        """Return the box socket of a box: of a spawner in it where that can be, else of a stand-in that speaks the exec API."""
+        cell = self._cell(box)
+        entry = self._config.docker.entry
+        if entry == "spawner" and cell.pidfd is None:
+            raise EngineError("docker: container_pool.docker.entry is spawner, but the daemon is on another machine; use auto")
+        if entry != "api" and cell.pidfd is not None:
+            try:
+                return await self._zygote.enter(box.pid, policy=self._policy, pidfd=cell.pidfd)
+            except EngineError as error:
+                if entry == "spawner" or cell.ended.is_set():
+                    raise
+                log.warning("no spawner can enter; using the exec API, which is slower", reason=str(error))
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.setblocking(False)
+        variables = tuple(str(entry).partition("=")[0] for entry in cell.details["Config"].get("Env") or ())
+        cell.server = ExecServer(self._docker, cell.name, ours, unset=variables)
+        return theirs
+
+    async def freeze(self, box: Box) -> None:
+        """Stop every process of the box where it is."""
+        async with self._asking("pause a container"):
+            await self._docker.containers.container(self._cell(box).name).pause()
+
+    async def thaw(self, box: Box) -> None:
+        """Let them go on."""
+        async with self._asking("unpause a container"):
+            await self._docker.containers.container(self._cell(box).name).unpause()
+
+    async def destroy(self, box: Box, *, keep: Path | None = None) -> None:
+        """End the box and remove all of it; with `keep`, first bring the files that changed there."""
+        cell = self._cells.get(box.id)
+        if cell is None:
+            await self._remove(box.id)
+            return
+        if cell.removal is None:
+            cell.removal = self._tasks.spawn(_caught(self._destroy(cell, keep)), name=f"destroy {box.id}")
+        if (error := await asyncio.shield(cell.removal)) is not None:
+            cell.removal = None
+            raise error
+
+    async def _destroy(self, cell: _Cell, keep: Path | None) -> None:
+        if keep is not None:
+            await self._kill(cell)
+            async with self._asking("keep what changed in a container", _KEEP_TIMEOUT):
+                await self._changes(cell).keep(keep)
+        await self._remove(cell.box.id)
+        self._cells.pop(cell.box.id, None)
+        self._init_ended(cell)
+        if cell.server is not None:
+            await cell.server.box_ended()
+
+    def _changes(self, cell: _Cell) -> docker_changes.Changes:
+        local = cell.box.pid != 0
+        return docker_changes.Changes(self._docker, cell.name, cell.details, self._config.forensics.max_bytes, local=local)
+
+    async def _kill(self, cell: _Cell) -> None:
+        """Return when nothing of the container runs any more."""
+        container = self._docker.containers.container(cell.name)
+        async with self._asking("kill a container"):
+            with suppress(DockerError):
+                await container.unpause()
+            with suppress(DockerError):
+                await container.kill()
+            await container.wait()
+
+    async def _remove(self, container_id: str) -> None:
+        """Kill and remove a container, if it is there. Return when it is gone."""
+        container = self._docker.containers.container(_name(container_id))
+        async with self._removers, self._asking("remove a container"):
+            while True:
+                try:
+                    await container.delete(force=True, v=True)
+                except DockerError as error:
+                    if error.status == 404:
+                        return
+                    if error.status != 409:
+                        raise
+                    await asyncio.sleep(0.05)  # it is being removed already
+                else:
+                    return
+
+    async def _remove_surely(self, container_id: str, *, again: bool = False) -> None:
+        """Remove a container; where the daemon does not answer now, or with `again`, (also) in the background. Does not raise."""
+        try:
+            await self._remove(container_id)
+        except EngineError as error:
+            log.warning("a container cannot be removed yet", container=container_id, reason=str(error))
+            again = True
+        if again:
+            self._tasks.spawn(self._remove_later(container_id), name=f"remove {container_id}")
+
+    async def _remove_later(self, container_id: str) -> None:
+        """Try until the container was not there a few times in a row. What is left after minutes, the next start removes."""
+        pause, longest = _RETRIES
+        absent = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GIVE_UP):
+                while absent < _ABSENT:
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, longest)
+                    with suppress(EngineError):
+                        absent = 0 if container_id in await self.list_owned() else absent + 1
+                        await self._remove(container_id)
+
+    # ---- its init
+
+    def _watch(self, cell: _Cell) -> None:
+        """See to it that the end of the container's init is noticed. EngineError if it has ended already."""
+        state = cell.details["State"]
+        if not state.get("Running"):
+            why = state.get("Error") or "no reason given"
+            raise EngineError(f"docker: a container ended at once, with status {state.get('ExitCode')}: {why}")
+        pid = int(state["Pid"])
+        cell.pidfd = _pidfd(pid, str(cell.details["Id"]))
+        if cell.pidfd is not None:
+            cell.box.pid = pid
+            asyncio.get_running_loop().add_reader(cell.pidfd, self._init_ended, cell)
+        else:
+            self._tasks.spawn(self._wait(cell), name=f"wait {cell.box.id}")
+
+    async def _wait(self, cell: _Cell) -> None:
+        """Wait for the end of a container on another machine, also across restarts of its daemon."""
+        pause, longest = _RETRIES
+        while not cell.ended.is_set():
+            try:
+                await self._docker.containers.container(cell.name).wait()
+                break
+            except FAULTS as error:
+                if isinstance(error, DockerError) and error.status == 404:
+                    break
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, longest)
+        self._init_ended(cell)
+
+    def _init_ended(self, cell: _Cell) -> None:
+        self._forget_init(cell)
+        if cell.ended.is_set():
+            return
+        cell.ended.set()
+        if cell.server is not None and cell.removal is None:
+            self._tasks.spawn(cell.server.box_ended(), name=f"ended {cell.box.id}")
+        for told in cell.box.on_exit:
+            told()
+
+    @staticmethod
+    def _forget_init(cell: _Cell) -> None:
+        if cell.pidfd is not None:
+            asyncio.get_running_loop().remove_reader(cell.pidfd)
+            os.close(cell.pidfd)
+            cell.pidfd = None
+
+    # ---- the daemon
+
+    @property
+    def _docker(self) -> Docker:
+        if self._client is None:
+            self._client = connect(self._config.docker.host)
+        return self._client
+
+    def _cell(self, box: Box) -> _Cell:
+        if (cell := self._cells.get(box.id)) is None:
+            raise EngineError(f"docker: container {box.id} is gone")
+        return cell
+
+    @asynccontextmanager
+    async def _asking(self, what: str, timeout: float = CALL_TIMEOUT) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(timeout):
+                yield
+        except TimeoutError as error:
+            raise EngineError(f"docker: cannot {what}: no answer in {timeout:g} s") from error
+        except FAULTS as error:
+            if isinstance(error, DockerError) and error.status != 900:
+                raise EngineError(f"docker: cannot {what}: {one_line(error)}") from error
+            host = self._config.docker.host
+            raise EngineError(
+                f"docker: cannot {what}: {host} does not answer; is dockerd running? (systemctl start docker)"
+            ) from error
+
+
+def connect(host: str) -> Docker:
+    """A client of the daemon, with as many connections at once as there are processes. TLS as `DOCKER_TLS_VERIFY` says."""
+    connector: aiohttp.BaseConnector
+    if host.startswith("unix://"):
+        connector = aiohttp.UnixConnector(host.removeprefix("unix://"), limit=0)
+    elif host.startswith("tcp://"):
+        tls: ssl.SSLContext | bool = False
+        if os.environ.get("DOCKER_TLS_VERIFY"):
+            certificates = Path(os.environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
+            try:
+                tls = ssl.create_default_context(cafile=certificates / "ca.pem")
+                tls.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+            except OSError as error:
+                raise EngineError(f"docker: the certificates in {certificates} cannot be used: {error}") from error
+            host = f"https://{host.removeprefix('tcp://')}"
+        connector = aiohttp.TCPConnector(limit=0, ssl=tls or True)
+    else:
+        raise EngineError(f"docker: container_pool.docker.host is {host!r}, not unix:///path or tcp://host:port")
+    return Docker(url="unix://localhost" if host.startswith("unix://") else host, connector=connector)
+
+
+def _name(container_id: str) -> str:
+    return f"hermes-{container_id}"
+
+
+def _pidfd(pid: int, container: str) -> int | None:
+    """A pidfd of that process if it is the container's, on this machine."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except (OSError, ValueError):
+        return None
+    try:
+        if is_of(container, Path(f"/proc/{pid}/cgroup").read_text()):
+            return pidfd
+    except OSError:
+        pass
+    os.close(pidfd)
+    return None
+
+
+async def _caught(work: Awaitable[T]) -> "T | EngineError":
+    """The outcome as a value: a task whose failure somebody waits for is no failure of its owner's."""
+    try:
+        return await work
+    except EngineError as error:
+        return error

@@ -1,0 +1,179 @@
+"""What an attacker changed in a stopped Docker container, brought to a directory of ours.
+
+Where the daemon's files are ours to reach, the overlay's upper directory is moved (or copied to another file system). Otherwise
+Docker's list of changes is fetched file by file, from archives whose names and links are the attacker's: nothing is ever written
+through a link, because links are made last.
+"""
+
+import asyncio
+import base64
+import json
+import os
+import shutil
+import stat
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import structlog
+from aiodocker import Docker, DockerError
+
+from hermes.broker.forensics import measure
+
+log = structlog.get_logger(__name__)
+
+MAX_ARCHIVES = 2000
+"""Archives fetched of one container at most."""
+_MODIFIED, _ADDED = 0, 1
+_BLOCK = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The changes of one stopped container; `details` are what Docker said of it. At most `max_bytes` of them are copied."""
+
+    docker: Docker
+    container: str
+    details: dict[str, Any]
+    max_bytes: int
+    local: bool
+    """The daemon's files are on this machine."""
+
+    async def keep(self, directory: Path) -> None:
+        """Bring them to `directory`/changes, which becomes root's alone. OSError, or what aiodocker raises, if that fails."""
+        await asyncio.to_thread(_prepare, directory)
+        upper = self._upper()
+        if upper is not None:
+            await asyncio.to_thread(_bring, upper, directory / "changes", self.max_bytes)
+            return
+        tree = Tree(directory / "changes")
+        await asyncio.to_thread(tree.root.mkdir)
+        await self._fetch(tree)
+        await asyncio.to_thread(tree.link)
+
+    def _upper(self) -> Path | None:
+        driver = self.details.get("GraphDriver") or {}
+        data = driver.get("Data") or {}
+        if not self.local or not str(driver.get("Name", "")).startswith("overlay") or not data.get("UpperDir"):
+            return None
+        upper = Path(data["UpperDir"])
+        return upper if upper.is_dir() else None
+
+    async def _fetch(self, tree: "Tree") -> None:
+        changes = await self.docker._query_json(f"containers/{self.container}/changes") or []
+        left = self.max_bytes
+        for number, (path, known_file) in enumerate(wanted(changes)):
+            if left <= 0 or number >= MAX_ARCHIVES:
+                log.warning("not all changes of a container were kept", container=self.container, limit=self.max_bytes)
+                return
+            try:
+                if known_file or not await self._is_directory(path):
+                    left -= await self._fetch_one(path, left, tree)
+            except DockerError as error:
+                if error.status != 404:  # its name was no UTF-8, so Docker's list does not tell it
+                    raise
+
+    async def _is_directory(self, path: str) -> bool:
+        async with self.docker._query(f"containers/{self.container}/archive", "HEAD", params={"path": path}) as response:
+            told = json.loads(base64.b64decode(response.headers.get("X-Docker-Container-Path-Stat", "")) or b"{}")
+        return bool(int(told.get("mode", 0)) & 1 << 31)
+
+    async def _fetch_one(self, path: str, limit: int, tree: "Tree") -> int:
+        """Fetch a file or directory; return how many bytes came, at most about `limit`."""
+        with tempfile.TemporaryFile(dir=tree.root.parent) as spool:
+            size = 0
+            async with self.docker._query(f"containers/{self.container}/archive", params={"path": path}) as response:
+                async for block in response.content.iter_chunked(_BLOCK):
+                    size += len(block)
+                    if size > limit:
+                        break
+                    await asyncio.to_thread(spool.write, block)
+                else:
+                    response.release()
+                response.close()
+            spool.seek(0)
+            await asyncio.to_thread(tree.unpack, spool, PurePosixPath(path).parent)
+        return size
+
+
+def wanted(changes: Iterable[dict[str, Any]]) -> Iterator[tuple[str, bool]]:
+    """What to fetch of Docker's list: what was added (with all below it), and what was modified, unless it has changes below it.
+
+    Yields path and whether to take it unseen; the others may be directories of which only the date changed.
+    """
+    kinds = {str(change["Path"]): int(change["Kind"]) for change in changes}
+    parents = {str(parent) for path in kinds for parent in PurePosixPath(path).parents}
+    for path, kind in kinds.items():
+        if kind == _ADDED and kinds.get(str(PurePosixPath(path).parent)) != _ADDED:
+            yield path, True
+        elif kind == _MODIFIED and path not in parents:
+            yield path, False
+
+
+class Tree:
+    """A directory that archives of hostile names and links are unpacked into. Nothing in it is ever followed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._links: list[tuple[Path, str]] = []
+
+    def unpack(self, archive: IO[bytes], below: PurePosixPath) -> None:
+        """Take what can be taken of a tar archive, also if it is cut short: files, directories, FIFOs; links come last."""
+        with suppress(tarfile.TarError), tarfile.open(fileobj=archive, mode="r:", errorlevel=2) as members:
+            for member in members:
+                place = self._place(below / member.name)
+                if place is not None:
+                    with suppress(OSError):
+                        self._take(members, member, place, below)
+
+    def link(self) -> None:
+        """Make the links that were asked for."""
+        for place, target in self._links:
+            with suppress(OSError, ValueError):
+                place.symlink_to(target)
+        self._links.clear()
+
+    def _place(self, name: PurePosixPath) -> Path | None:
+        parts = [part for part in name.parts if part != "/"]
+        return None if not parts or ".." in parts else self.root.joinpath(*parts)
+
+    def _take(self, members: tarfile.TarFile, member: tarfile.TarInfo, place: Path, below: PurePosixPath) -> None:
+        (place if member.isdir() else place.parent).mkdir(mode=0o700, parents=True, exist_ok=True)
+        if member.issym():
+            self._links.append((place, member.linkname))
+        elif member.isfifo():
+            os.mkfifo(place, 0o600)
+        elif member.islnk():
+            if (first := self._place(below / member.linkname)) is not None:
+                os.link(first, place, follow_symlinks=False)
+        elif member.isreg() and (source := members.extractfile(member)) is not None:
+            fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, member.mode & 0o777)
+            with source, os.fdopen(fd, "wb") as copy:
+                shutil.copyfileobj(source, copy, _BLOCK)
+                os.utime(copy.fileno(), (member.mtime, member.mtime))
+
+
+def _prepare(directory: Path) -> None:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    os.chown(directory, 0, 0)
+
+
+def _bring(upper: Path, place: Path, max_bytes: int) -> None:
+    """Move a directory, or, to another file system, copy it, if it is not larger than `max_bytes`."""
+    try:
+        upper.rename(place)
+    except OSError:
+        size, whole = measure(upper)
+        if size > max_bytes or not whole:
+            log.warning("too much was changed in a container to copy it", bytes=size, limit=max_bytes)
+            place.mkdir()
+            return
+        copy = ["cp", "--archive", "--sparse=always", "--no-target-directory", "--", upper, place]
+        subprocess.run(copy, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    place.chmod(stat.S_IMODE(place.lstat().st_mode) | 0o700)

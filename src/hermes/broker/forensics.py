@@ -200,12 +200,12 @@ class Forensics:
         kept = self.directory / facts.container_id
         if not kept.is_dir():
             return None
-        self._settled.clear()
         try:
             await asyncio.to_thread(_write_facts, kept / _FACTS, facts)
         except OSError as error:
             log.error("facts of a kept container not written", container_id=facts.container_id, error=str(error))
         self._unmeasured[facts.container_id] = facts.stopped
+        self._settled.clear()
         self._news.set()
         return kept
 

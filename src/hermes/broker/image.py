@@ -91,7 +91,9 @@ def build(definition: Definition, data_dir: Path, progress: Progress, *, force: 
             raise ImageError(f"image {definition.name} is in use by a running Hermes; stop it before building the image again")
         free = shutil.disk_usage(home).free
         if free < _NEEDED:
-            raise ImageError(f"image {definition.name}: only {free // 1024**2} MB are free under {home}, 1024 are needed")
+            raise ImageError(
+                f"image {definition.name}: only {free // 1024**2} MB are free under {home}, {_NEEDED // 1024**2} are needed"
+            )
         scratch = Path(tempfile.mkdtemp(prefix=".build-", dir=home))
         try:
             rootfs = scratch / "rootfs"
@@ -187,7 +189,7 @@ def set_hostname(image: Image, hostname: str) -> Image:
             fresh.write_bytes(source.read_bytes().replace(PLACEHOLDER, hostname.encode()))
             _copy_status(source, fresh)
             fresh.replace(target)
-            os.utime(target.parent, (parent.st_atime, parent.st_mtime))
+            os.utime(target.parent, ns=(parent.st_atime_ns, parent.st_mtime_ns))
         marker.write_text(hostname, encoding="utf-8")
     except OSError as error:
         raise ImageError(f"image {image.name}: the host name cannot be written: {error}") from error
@@ -236,14 +238,14 @@ def open_archive(image: Image) -> Iterator[IO[bytes]]:
 
 
 def _home(data_dir: Path) -> Path:
+    if os.geteuid() != 0:
+        raise ImageError("only root can build images")
     home = data_dir / "images"
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         home.chmod(0o700)
     except OSError as error:
         raise ImageError(f"{home} cannot be made: {error.strerror}") from error
-    if os.geteuid() != 0:
-        raise ImageError("only root can build images")
     return home
 
 

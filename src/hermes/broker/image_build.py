@@ -346,7 +346,7 @@ def _empty(folder: Path) -> None:
         return
     status = folder.stat()
     subprocess.run(["find", str(folder), "-xdev", "-mindepth", "1", "-delete"], check=False, stdin=subprocess.DEVNULL)
-    os.utime(folder, (status.st_atime, status.st_mtime))
+    os.utime(folder, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _age(rootfs: Path, since: float, seconds: int) -> None:

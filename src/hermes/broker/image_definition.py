@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ BUILDER = 1
 
 _SYSTEM_FOLDER = Path("/etc/hermes/images")
 _PACKAGE = Path(hermes.__file__).parent
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00\n:]*$")]
 Mirror = Annotated[str, Field(pattern=r"^(https?|file|copy)://[^\s\[\]]+$")]
 Mode = Annotated[str, Field(pattern=r"^0?[0-7]{3,4}$")]
@@ -114,18 +115,17 @@ def folders() -> list[Path]:
 
 def find(name: str, search: list[Path] | None = None) -> Definition:
     """Return the definition called `name`. Raise `ImageError` when there is none, or when it is wrong."""
-    if "/" in name or name.startswith("."):
-        raise ImageError(f"no target image can be called {name!r}; known are: {', '.join(names(search)) or 'none'}")
-    for folder in folders() if search is None else search:
-        if (folder / name / "image.yaml").is_file():
-            return _read(name, folder / name)
+    if _NAME.fullmatch(name):
+        for folder in folders() if search is None else search:
+            if (folder / name / "image.yaml").is_file():
+                return _read(name, folder / name)
     raise ImageError(f"no target image is called {name!r}; known are: {', '.join(names(search)) or 'none'}")
 
 
 def names(search: list[Path] | None = None) -> list[str]:
     """Return the names of all images that can be built, sorted."""
     found = {path.parent.name for folder in (folders() if search is None else search) for path in folder.glob("*/image.yaml")}
-    return sorted(found)
+    return sorted(name for name in found if _NAME.fullmatch(name))
 
 
 def _read(name: str, folder: Path) -> Definition:

@@ -8,14 +8,18 @@ import os
 import signal
 from pathlib import Path
 
+from hermes.broker import linux
+
 
 class Hierarchy:
-    """One mounted cgroup tree. `controllers` is empty for version 2; `root` is the cgroup that is mounted."""
+    """One mounted cgroup tree. `controllers` is empty for version 2; `root` is the cgroup that is
+    mounted; `shared`: what is unmounted here is unmounted elsewhere too."""
 
-    __slots__ = ("controllers", "mount", "root")
+    __slots__ = ("controllers", "mount", "root", "shared")
 
-    def __init__(self, controllers: frozenset[str], mount: str, root: str) -> None:
+    def __init__(self, controllers: frozenset[str], mount: str, root: str, shared: bool = False) -> None:
         self.controllers = controllers
+        self.shared = shared
         self.mount = Path(mount)
         self.root = root
 
@@ -41,13 +45,40 @@ def hierarchies(mountinfo: str | None = None) -> list[Hierarchy]:
         root, mount = map(_unescaped, left.split(" ")[3:5])
         generic = {"rw", "ro", "xattr", "clone_children", "noprefix", "nsdelegate"}
         controllers = frozenset() if fstype == "cgroup2" else frozenset(options.split(",")) - generic
-        found[controllers] = Hierarchy(controllers, mount, root)
+        found[controllers] = Hierarchy(controllers, mount, root, " shared:" in left)
     return list(found.values())
 
 
 def is_unified(trees: list[Hierarchy]) -> bool:
     """Whether version 2 has all controllers (no version 1 tree is mounted)."""
     return all(not tree.controllers for tree in trees)
+
+
+def hide_unified(trees: list[Hierarchy]) -> bool:
+    """Unmount the version 2 tree of a hybrid machine, which crun does not understand. Return whether it was.
+
+    Only in a mount namespace of our own, where the host does not notice.
+    """
+    hybrid = [tree for tree in trees if not tree.controllers] if not is_unified(trees) else []
+    if not hybrid or any(tree.shared for tree in hybrid) or not _have_own_mounts():
+        return False
+    for tree in hybrid:
+        linux.umount(str(tree.mount))
+    return True
+
+
+def _have_own_mounts() -> bool:
+    """Whether an ancestor of this process lives in another mount namespace."""
+    own = Path("/proc/self/ns/mnt").readlink()
+    pid = os.getppid()
+    try:
+        while pid > 0:
+            if Path(f"/proc/{pid}/ns/mnt").readlink() != own:
+                return True
+            pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    except OSError:
+        return False
+    return False
 
 
 def counts_swap(trees: list[Hierarchy]) -> bool:

@@ -15,6 +15,7 @@ import signal
 import socket
 import stat
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -86,7 +87,7 @@ class LocalEngine:
         self._trash = data_dir / "trash"
         self._instance = instance
         self._cgroup = f"/hermes-{instance}"
-        self._base = (1 + int(instance, 16) % _BLOCKS) * SLOTS * IDS
+        self._base = (1 + zlib.crc32(instance.encode()) % _BLOCKS) * SLOTS * IDS
         self._free = list(reversed(range(SLOTS)))
         self._cells: dict[str, _Cell] = {}
         self._namespaces: dict[int, int] = {}
@@ -106,6 +107,8 @@ class LocalEngine:
             if not (self._image.rootfs / "etc").is_dir():
                 raise EngineError(f"the image has no root file system at {self._image.rootfs}")
             self._trees = cgroups.hierarchies()
+            if self._config.runtime != "runc" and cgroups.hide_unified(self._trees):
+                self._trees = cgroups.hierarchies()
             self._swap = cgroups.counts_swap(self._trees)
             await self._clean_up()
             await self._zygote.start()
@@ -119,10 +122,9 @@ class LocalEngine:
             directory.chmod(0o700)
         # The runtime looks for a box's root file system as the box's root, a stranger to the host: it must get through.
         for directory in (self.runtime_dir.parent, self.runtime_dir, self._bundles):
-            if not directory.exists():
-                directory.mkdir(mode=0o711, parents=True)
-                directory.chmod(0o711)
-        for directory in (self.runtime_dir, *self.runtime_dir.parents):
+            directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+            directory.chmod(stat.S_IMODE(directory.stat().st_mode) | 0o711)
+        for directory in self.runtime_dir.parents:
             if not directory.stat().st_mode & stat.S_IXOTH:
                 raise EngineError(f"boxes cannot be made below {directory}: others may not enter it (chmod o+x)")
 

@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import structlog
 
@@ -45,36 +45,45 @@ def main() -> None:
             status.write(line.replace("\n", " ") + "\n")
 
     try:
-        asyncio.run(_run(settings, fds.front, report))
+        with target_image(settings) as target:
+            asyncio.run(_run(settings, make_engine(settings, target), fds.front, report))
     except HermesError as error:
         report(f"failed {error}")
         raise SystemExit(1) from None
 
 
-def make_engine(settings: Settings) -> Engine:
-    """Return the engine that the settings name, not started. Raises ImageError when its image is missing."""
+def make_engine(settings: Settings, target: image.Image | None) -> Engine:
+    """Return the engine that the settings name, not started. `target` None: an image that only Docker knows."""
     pool = settings.container_pool
     instance = instance_of(settings.data_dir)
     if pool.engine == "docker":
         from hermes.broker.engines.docker import DockerEngine
 
-        try:
-            target = image.get(pool.image, settings.data_dir)
-        except ImageError:
-            target = None
-        return DockerEngine(pool, data_dir=settings.data_dir, image=target, instance=instance)
+        return DockerEngine(pool, data_dir=settings.data_dir, image=target or pool.image, instance=instance)
     from hermes.broker.engines.local import LocalEngine
 
+    if target is None:
+        raise ImageError(f"image {pool.image!r} is unknown: the local engine runs images of `hermes image list`")
     return LocalEngine(
-        pool,
-        data_dir=settings.data_dir,
-        image=image.get(pool.image, settings.data_dir),
-        instance=instance,
-        runtime_dir=runtime_dir(settings.data_dir),
+        pool, data_dir=settings.data_dir, image=target, instance=instance, runtime_dir=runtime_dir(settings.data_dir)
     )
 
 
-async def _run(settings: Settings, front_fd: int, report: Callable[[str], None]) -> None:
+@contextlib.contextmanager
+def target_image(settings: Settings) -> Iterator[image.Image | None]:
+    """Hold the target image while boxes stand on it; None when it is not one of ours."""
+    pool = settings.container_pool
+    try:
+        image.find(pool.image)
+    except ImageError:
+        yield None
+        return
+    target = image.get(pool.image, settings.data_dir)
+    with image.hold(target):
+        yield image.set_hostname(target, pool.hostname)
+
+
+async def _run(settings: Settings, engine: Engine, front_fd: int, report: Callable[[str], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -87,7 +96,6 @@ async def _run(settings: Settings, front_fd: int, report: Callable[[str], None])
         start.saw(fact)
         server.emit(fact)
 
-    engine = make_engine(settings)
     report(f"progress starting the {config.engine} engine")
     await engine.start()
     try:

@@ -219,6 +219,7 @@ class Pool:
         create, destroy = plan(
             size=self._config.size if self._running else 0,
             concurrency=self._config.concurrency,
+            max_stopping=self._config.max_active,
             warm=len(self._warm),
             creating=self._creating,
             waiting=len(self._waiting),
@@ -244,8 +245,8 @@ class Pool:
             raise AllocationError("the pool is closing")
         if len(self._active) + len(self._waiting) >= self._config.max_active:
             raise self._refusal(f"{self._config.max_active} containers are active or asked for (container_pool.max_active)")
-        if (unremoved := len(self._stopping) + len(self._deferred)) > self._config.max_active:
-            raise self._refusal(f"{unremoved} stopped containers are not yet removed")
+        if len(self._deferred) > self._config.max_active:
+            raise self._refusal(f"{len(self._deferred)} stopped containers cannot be removed")
 
     def _refusal(self, reason: str) -> AllocationError:
         self._emit(events.PoolExhausted(reason=reason, active=len(self._active), warm=len(self._warm)))

@@ -48,29 +48,31 @@ def record(recorder: SessionRecorder, number: int) -> None:
 
 def assert_recorded(recording: ChannelRecording, delivered: int) -> Ending:
     """Chunks 0 … `delivered` - 1 are in both recordings, and the lossless one holds nothing but chunks in order."""
-    got: defaultdict[Kind, bytes] = defaultdict(bytes)
+    pieces: defaultdict[Kind, list[bytes]] = defaultdict(list)
     play = recording.play()
     for frame in play:
-        got[frame.kind] += frame.data
-    sent: defaultdict[Kind, bytes] = defaultdict(bytes)
-    text = {"i": "", "o": ""}
+        pieces[frame.kind].append(frame.data)
+    got = {kind: b"".join(pieces[kind]) for kind in STREAMS}
+    at = dict.fromkeys(STREAMS, 0)
+    text: dict[str, list[str]] = {"i": [], "o": []}
     decoders = {kind: TextStream() for kind in STREAMS}
     for number in count():
-        if number >= delivered and all(len(sent[kind]) >= len(got[kind]) for kind in STREAMS):
+        if number >= delivered and all(at[kind] >= len(got[kind]) for kind in STREAMS):
             break
         kind, data = chunk(number)
-        sent[kind] += data
+        recorded = got[kind][at[kind] : at[kind] + len(data)]
+        at[kind] += len(data)
         if number < delivered:
-            text["i" if kind is Kind.STDIN else "o"] += decoders[kind].feed(data)
-            assert got[kind].startswith(sent[kind]), f"chunk {number} was delivered but not recorded"
-    for kind in STREAMS:
-        assert sent[kind].startswith(got[kind]), f"{kind.name} holds what was never sent"
-    played = {"i": "", "o": ""}
+            text["i" if kind is Kind.STDIN else "o"].append(decoders[kind].feed(data))
+            assert recorded == data, f"chunk {number} was delivered but not recorded"
+        else:
+            assert data.startswith(recorded), f"{kind.name} holds what was never sent"
+    played: dict[str, list[str]] = {"i": [], "o": []}
     for event in recording.cast_events():
         if event.code in played:
-            played[event.code] += event.text
+            played[event.code].append(event.text)
     for code, expected in text.items():
-        assert played[code].startswith(expected), "delivered but not in the asciicast"
+        assert "".join(played[code]).startswith("".join(expected)), "delivered but not in the asciicast"
     return play.ending
 
 

@@ -26,6 +26,8 @@ from hermes.tasks import TaskOwner
 
 log = structlog.get_logger(__name__)
 
+MAX_ASKING = 10_000
+"""Allocations that may be waited for at once: as many as `container_pool.max_active` can be."""
 MAX_QUEUED = 4096
 """Answers that wait for a front that does not read; past it the front is cut off."""
 MAX_QUEUED_FACTS = 1024
@@ -42,7 +44,7 @@ class BrokerServer:
     once; the answers for one session come in the order of its requests.
     """
 
-    def __init__(self, sock: socket.socket, *, max_asking: int = 1024) -> None:
+    def __init__(self, sock: socket.socket, *, max_asking: int = MAX_ASKING) -> None:
         self.closed = asyncio.Event()
         self.dropped = 0
         """Facts dropped because the front did not read."""

@@ -12,10 +12,10 @@ from pydantic_core import ErrorDetails
 from hermes.config.fields import SETTINGS, Kind
 from hermes.config.models import Settings
 from hermes.config.sources import (
+    FILE,
     MAX_FILE,
     Entry,
     Gathered,
-    Place,
     Problem,
     Raw,
     Within,
@@ -64,7 +64,7 @@ def load(
     read_overrides(overrides, gathered)
     for key, entry in gathered.entries.items():
         if SETTINGS[key].kind.bare.type is Path and isinstance(entry.value, str) and entry.value:
-            base = (cwd / found[0]).parent if found is not None and entry.place.layer == 0 else cwd
+            base = (cwd / found[0]).parent if found is not None and entry.place.layer == FILE else cwd
             entry.value = os.path.normpath(base / os.path.expanduser(entry.value))  # noqa: PTH111 - never raises
     try:
         settings = Settings.model_validate(_nested(gathered.entries))
@@ -119,12 +119,8 @@ def _problem(error: ErrorDetails, entries: Mapping[str, Entry]) -> Problem:
     context = error.get("ctx", {})
     if error["type"] == "conflict":
         keys: tuple[str, ...] = context["keys"]
-        key = next((it for it in keys if it in entries), keys[0])
-        entry = entries.get(key)
-        place = entry.place if entry is not None else Place(0, 0, "defaults")
-        return Problem(
-            place, f"{keys[0]} is {_value(entries[keys[0]].value) if keys[0] in entries else 'set'}: {context['reason']}"
-        )
+        key = next(it for it in keys if it in entries)
+        return Problem(entries[key].place, f"{key} is {_value(entries[key].value)}: {context['reason']}")
     location: Within = tuple(it for it in error["loc"] if it != "[key]")
     length = next(it for it in range(1, len(location) + 1) if ".".join(map(str, location[:it])) in SETTINGS)
     key, rest = ".".join(map(str, location[:length])), location[length:]

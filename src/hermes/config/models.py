@@ -14,6 +14,7 @@ from hermes.config.values import (
     Capability,
     DataPath,
     DockerHost,
+    EventsTarget,
     FilePath,
     Image,
     Means,
@@ -255,7 +256,7 @@ class LoggingConfig(Section):
     """Least severe log message shown."""
     format: Literal["console", "json"] = "console"
     """Form of the log."""
-    events: str = Field(default="events.jsonl", min_length=1)
+    events: EventsTarget = "events.jsonl"
     """Events as JSON lines besides the journal: `stdout`, `off`, or a file (relative to the journal's directory)."""
 
 

@@ -7,6 +7,7 @@ means the same in the file, in the environment and after `--set`.
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 import yaml
@@ -28,7 +29,7 @@ Within: TypeAlias = tuple[str | int, ...]
 FOREIGN = ("HERMES_BENCH_", "HERMES_TEST_")
 """Variables that Hermes' own tests and bench read; they may stand in the environment of a Hermes started by them."""
 
-_FILE, _ENVIRON, _OVERRIDE = 0, 1, 2
+FILE, _ENVIRON, _OVERRIDE = 0, 1, 2
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _PLAIN_TAGS = frozenset(
     f"tag:yaml.org,2002:{it}" for it in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value", "seq", "map")
@@ -44,7 +45,7 @@ class Place:
     source: str
 
     def __str__(self) -> str:
-        return f"{self.source}:{self.order}" if self.layer == _FILE and self.order else self.source
+        return f"{self.source}:{self.order}" if self.layer == FILE and self.order else self.source
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -211,7 +212,7 @@ class _Reader:
 
 def read_yaml(text: str, source: str, gathered: Gathered) -> None:
     """Take the settings of a YAML file's text; `source` names the file in messages."""
-    reader = _Reader(gathered, _FILE, source)
+    reader = _Reader(gathered, FILE, source)
     try:
         node = _compose(text)
         if isinstance(node, yaml.MappingNode):
@@ -220,7 +221,7 @@ def read_yaml(text: str, source: str, gathered: Gathered) -> None:
             what = "a list" if isinstance(node, yaml.SequenceNode) else shown(node.value)
             gathered.problem(reader.place(node), f"is {what}: must be a mapping of settings, such as 'server: {{port: 2222}}'")
     except _Refused as error:
-        gathered.problem(Place(_FILE, error.line, source), error.text)
+        gathered.problem(Place(FILE, error.line, source), error.text)
 
 
 def _is_nothing(node: yaml.Node) -> bool:
@@ -273,6 +274,8 @@ def _from_text(text: str, setting: Setting, kind: Kind, place: Place, gathered: 
     """Read what the environment or `--set` says of a setting (or of an item of it, of another kind); None after a problem."""
     entry = Entry(None, place)
     if not (kind.is_list or kind.is_mapping):
+        if kind.bare.type not in (str, Path):
+            text = text.strip()
         entry.value = None if kind.optional and text in _NULLS else text
         return entry
     try:

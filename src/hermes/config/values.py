@@ -182,9 +182,15 @@ def _public_key(text: str) -> str:
 
 
 def _path(path: Path) -> Path:
-    if "\x00" in str(path) or path == Path():
-        raise ValueError("must be a path")
+    if path == Path() or not str(path).isprintable():
+        raise ValueError("must be a path of printable characters")
     return path
+
+
+def _events(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must be stdout, off, or a path of printable characters")
+    return text
 
 
 def _data_dir(path: Path) -> Path:
@@ -239,6 +245,9 @@ Password = Annotated[str, StringConstraints(max_length=1024), Means("a password 
 Capability = Annotated[str, AfterValidator(_capability), Means("a capability")]
 PublicKey = Annotated[str, AfterValidator(_public_key), Means("an OpenSSH public key")]
 FilePath = Annotated[Path, AfterValidator(_path), Means("a path")]
+EventsTarget = Annotated[
+    str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_events), Means("stdout, off, or a path")
+]
 DataPath = Annotated[Path, AfterValidator(_path), AfterValidator(_data_dir), Means("a path")]
 Image = Annotated[
     str,

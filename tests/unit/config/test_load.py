@@ -244,7 +244,7 @@ def test_every_problem_is_told_in_the_order_of_its_place(tmp_path: Path) -> None
          "ssh-rsa key; it may have been cut"),
         ("container_pool: {security: {capabilities: [CAP_CHOWN]}}", "container_pool.security.capabilities[0] is 'CAP_CHOWN': must be written CHOWN"),
         ("sensor: {user: root}", "sensor.user is 'root': the front must run as an unprivileged user, such as hermes"),
-        ("recording: {output_dir: ''}", "recording.output_dir is '': must be a path"),
+        ("recording: {output_dir: ''}", "recording.output_dir is '': must be a path of printable characters"),
         ("authentication: {accept_after_failures: 3, methods: [publickey]}", "authentication.accept_after_failures is '3': needs 'password' or "
          "'keyboard-interactive' in authentication.methods, or no client can try a password"),
         ("server: {addresses: ['0.0.0.0', '0.0.0.0:2222']}", "server.addresses is ['0.0.0.0', '0.0.0.0:2222']: 0.0.0.0 port 2222 is there more "
@@ -253,6 +253,11 @@ def test_every_problem_is_told_in_the_order_of_its_place(tmp_path: Path) -> None
 )  # fmt: skip
 def test_a_wrong_value_is_told_with_what_would_be_right(tmp_path: Path, text: str, problem: str) -> None:
     assert refused(tmp_path, text) == [f"hermes.yaml:1: {problem}"]
+
+
+def test_space_around_what_is_no_text_means_nothing(tmp_path: Path) -> None:
+    found = loaded(tmp_path, "", ("server.port= 5 ",), HERMES_RECORDING__ENABLED=" no\n", HERMES_SERVER__BANNER=" hi ")
+    assert (found.settings.server.port, found.settings.recording.enabled, found.settings.server.banner) == (5, False, " hi ")
 
 
 def test_settings_that_exclude_each_other_are_told_where_they_were_set(tmp_path: Path) -> None:

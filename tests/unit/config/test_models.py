@@ -106,6 +106,18 @@ def test_impossible_values_are_refused(model: type[Any], values: dict[str, objec
         model(**values)
 
 
+def test_settings_survive_the_way_to_another_process() -> None:
+    settings = Settings.model_validate(
+        {
+            "authentication": {"passwords": {"root": ["007", "", "\x1b\x00é😀"]}, "accept_probability": 0.1},
+            "server": {"login_timeout": "250ms", "banner": "a\n\x1b"},
+            "container_pool": {"limits": {"memory": "1GiB"}, "security": {"seccomp_profile": "/a b"}},
+            "data_dir": "/data/ü",
+        }
+    )
+    assert Settings.model_validate_json(settings.model_dump_json()) == settings
+
+
 def test_timeouts_can_be_switched_off() -> None:
     server = ServerConfig(login_timeout=0, idle_timeout=0, session_timeout=0)
     assert (server.login_timeout, server.idle_timeout, server.session_timeout) == (0, 0, 0)

@@ -246,9 +246,14 @@ def test_what_is_no_public_key_is_refused(text: str) -> None:
     wrong(values.PublicKey, text)
 
 
-@pytest.mark.parametrize("path", ["", ".", "a\0b"])
+@pytest.mark.parametrize("path", ["", ".", "a\0b", "a\nb", "a\udcff", "\x1b[2J"])
 def test_what_is_no_path_is_refused(path: str) -> None:
     wrong(values.FilePath, path)
+
+
+@pytest.mark.parametrize("target", ["", "a\0b", "a\x1b", "\udcff", "x" * 5000])
+def test_events_go_to_no_strange_place(target: str) -> None:
+    wrong(values.EventsTarget, target)
 
 
 def test_data_cannot_lie_in_the_root_of_the_machine() -> None:

@@ -42,13 +42,14 @@ class Run:
             for name in names:
                 if (benchmark.name, name) in self.notes:
                     continue
+                begin = time.monotonic()
                 try:
-                    target = self._target(name, benchmark.pool(self.scale))
-                    begin = time.monotonic()
-                    figures = benchmark.measure(target, self.scale)
+                    figures = benchmark.measure(self._target(name, benchmark.pool(self.scale)), self.scale)
                 except Unavailable as error:
                     self.notes[benchmark.name, name] = str(error)
                     say(f"{benchmark.name}: {name}: {error}")
+                    if name in self._up:
+                        say(f"the log of {name} ends: {self._up[name].last_words()}")
                     continue
                 for metric, value in figures.items():
                     self.results.setdefault((benchmark.name, name, metric), []).append(value)

@@ -74,12 +74,13 @@ class Process:
         deadline = time.monotonic() + timeout
         while not ready():
             if self._popen.poll() is not None:
-                raise Unavailable(f"ended with status {self._popen.returncode} at start: {self._last_words()}")
+                raise Unavailable(f"ended with status {self._popen.returncode} at start: {self.last_words()}")
             if time.monotonic() > deadline:
-                raise Unavailable(f"not ready after {timeout:.0f} s: {self._last_words()}")
+                raise Unavailable(f"not ready after {timeout:.0f} s: {self.last_words()}")
             time.sleep(0.1)
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """The last lines of its log."""
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return " | ".join(lines[-3:]) if lines else "it said nothing"
 
@@ -132,6 +133,10 @@ class Target:
         if self._process is not None:
             self._process.stop()
             self._process = None
+
+    def last_words(self) -> str:
+        """The last lines of its log."""
+        return self._process.last_words() if self._process is not None else "it does not run"
 
     def server(self, *, quickack: bool = True) -> Server:
         return Server(port=self.port, user=self.user, password=self.password, quickack=quickack)
@@ -303,7 +308,8 @@ class Hermes(Target):
             time.sleep(0.5)
 
     def tidy(self) -> None:
-        remove(self.data / "recordings")
+        for session in (self.data / "recordings").glob("*/*"):
+            remove(session)
 
 
 class HermesLocal(Hermes):

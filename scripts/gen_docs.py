@@ -152,7 +152,8 @@ The last line adds one user to those there are already; everything else replaces
 
 `hermes config show` prints what is in effect and where it was set, `hermes config check` says everything that is wrong
 with it, and `hermes config schema` prints a JSON Schema for editors. Unknown keys are refused, in the file, in the
-environment (`HERMES_…`) and after `--set`.
+environment (`HERMES_…`) and after `--set`; only `HERMES_PYTHON`, `HERMES_TEST_…` and `HERMES_BENCH_…`, which belong to
+the scripts, are left alone.
 
 - **Text** is taken as it is written: the password `007` is `007`, and `off` is `off`. Quotes are needed only where YAML
   wants them, such as around `"*"` and around IPv6 addresses.

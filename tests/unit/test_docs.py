@@ -12,7 +12,8 @@ from types import ModuleType
 import pytest
 
 from hermes.config import Settings, load
-from hermes.config.fields import SECTIONS, SETTINGS
+from hermes.config.fields import BY_ENV, SECTIONS, SETTINGS
+from hermes.config.sources import FOREIGN
 from hermes.events import ALL
 from tests.unit.readings import readings, settings_read
 from tests.unit.source import ROOT, SRC, modules, tree
@@ -124,6 +125,13 @@ def test_no_meaning_is_of_a_field_that_is_gone() -> None:
     fields = {it for kind in ALL.values() for it in kind.__struct_fields__}
     full = {f"{tag}.{it}" for tag, kind in ALL.items() for it in kind.__struct_fields__}
     assert set(generator().MEANINGS) - fields - full == set()
+
+
+def test_scripts_know_only_variables_that_hermes_knows_too() -> None:
+    scripts = [it for it in tracked() if it.parent in {ROOT / "scripts", ROOT / "bench"} and it.name != "gen_docs.py"]
+    named = {name for it in scripts for name in re.findall(r"HERMES_[A-Z_]*[A-Z]", it.read_text())}
+    assert "HERMES_PYTHON" in named
+    assert {it for it in named if it not in BY_ENV and not FOREIGN.fullmatch(it)} == set()
 
 
 # ---- no dead settings

@@ -5,6 +5,7 @@ means the same in the file, in the environment and after `--set`.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +27,8 @@ MAX_VALUES = 100_000
 Raw: TypeAlias = "str | list[Raw] | dict[str, Raw] | None"
 Within: TypeAlias = tuple[str | int, ...]
 
-FOREIGN = ("HERMES_BENCH_", "HERMES_TEST_")
-"""Variables that Hermes' own tests and bench read; they may stand in the environment of a Hermes started by them."""
+FOREIGN = re.compile(r"HERMES_(?:PYTHON|TEST_.*|BENCH_.*)", re.DOTALL)
+"""Variables that Hermes' own scripts, tests and bench read: they may stand in the environment of a Hermes started by those."""
 
 FILE, _ENVIRON, _OVERRIDE = 0, 1, 2
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
@@ -290,7 +291,7 @@ def _from_text(text: str, setting: Setting, kind: Kind, place: Place, gathered: 
 
 def read_environ(environ: Mapping[str, str], gathered: Gathered) -> None:
     """Take every `HERMES_…` variable but the `FOREIGN` ones."""
-    for order, variable in enumerate(sorted(it for it in environ if it.startswith(ENV_PREFIX) and not it.startswith(FOREIGN))):
+    for order, variable in enumerate(sorted(it for it in environ if it.startswith(ENV_PREFIX) and not FOREIGN.fullmatch(it))):
         place = Place(_ENVIRON, order, name((variable,)))
         text = environ[variable]
         if (setting := BY_ENV.get(variable)) is not None:

@@ -171,6 +171,7 @@ def test_the_environment_sets_every_kind_of_setting() -> None:
         "HERMES_SERVER__BANNER": "~",
         "HERMESX": "is not ours",
         "HERMES_TEST_CACHE": "is not a setting",
+        "HERMES_PYTHON": "is not a setting",
         "PATH": "/bin",
     }
     gathered = gather(environ=environ)
@@ -192,6 +193,7 @@ def test_the_environment_sets_every_kind_of_setting() -> None:
     [
         ("HERMES_SERVER__PROT", "1", "HERMES_SERVER__PROT: unknown setting; did you mean HERMES_SERVER__PORT?"),
         ("HERMES_SERVER_PORT", "1", "HERMES_SERVER_PORT: unknown setting; did you mean HERMES_SERVER__PORT?"),
+        ("HERMES_PYTHONS", "1", "HERMES_PYTHONS: unknown setting"),
         ("HERMES_XYZ", "1", "HERMES_XYZ: unknown setting"),
         ("HERMES_\x1b", "1", "'HERMES_\\x1b': unknown setting"),
         ("HERMES_SERVER", "{port: 1}", "HERMES_SERVER: server is a section: set its keys, such as HERMES_SERVER__ADDRESSES"),

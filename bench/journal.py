@@ -37,7 +37,7 @@ def failed_login() -> list[events.Event]:
     """Return what one bot with a wrong password causes."""
     c = uuid.uuid4().hex
     return [
-        events.ConnectionOpened(connection_id=c, source_ip="198.51.100.7", source_port=40001, local_ip="192.0.2.1", local_port=22),
+        events.ConnectionOpened(connection_id=c, source_ip="198.51.100.7", source_port=4001, local_ip="192.0.2.1", local_port=22),
         events.ClientVersion(connection_id=c, version="SSH-2.0-Go"),
         events.ClientAlgorithms(
             connection_id=c, hassh="98ddc5604ef6a1006a2b49a58759fbe6", kex=_KEX, host_key=_KEYS, encryption=_CIPHERS, mac=_MACS,

@@ -1,5 +1,6 @@
 """The journal's database file: opened, checked, kept aside when damaged, and locked against a second writer."""
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -49,14 +50,17 @@ def lock(path: Path) -> int:
     return held
 
 
-def open_for_writing(path: Path, *, busy_timeout: float, end_lost: bool) -> tuple[sqlite3.Connection, JournalDamaged | None]:
+def open_for_writing(
+    path: Path, *, busy_timeout: float, end_lost: bool, known_damage: str | None = None
+) -> tuple[sqlite3.Connection, JournalDamaged | None]:
     """Open the journal for its one writer, beginning a new one where there is none.
 
     A damaged journal is renamed, never changed or deleted; the event returned says what and where. JournalError where it
     cannot be used: locked, newer, not a journal, not writable. `end_lost`: sessions left open are of a run that is gone.
+    `known_damage`: what was found broken already, where the check made here might not see it.
     """
     try:
-        reason = _damage(path)
+        reason = known_damage or _damage(path)
         damaged = None if reason is None else _keep_aside(path, reason)
         if not path.exists():
             _begin(path)
@@ -72,6 +76,17 @@ def open_for_writing(path: Path, *, busy_timeout: float, end_lost: bool) -> tupl
         raise JournalError(f"cannot open the journal {path}: {error}{_hint(error)}") from error
     except OSError as error:
         raise JournalError(f"cannot open the journal {path}: {error.strerror}") from error
+
+
+def abandon(db: sqlite3.Connection, path: Path) -> None:
+    """Close a journal whose file was moved from its place, taking care that its log does not meet the file that is there now."""
+    with contextlib.suppress(sqlite3.Error):
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    with contextlib.suppress(sqlite3.Error):
+        db.close()
+    left = Path(f"{path}-wal")
+    if left.exists() and left.stat().st_size:
+        left.rename(f"{_aside(path)}-wal")
 
 
 def _hint(error: sqlite3.Error) -> str:
@@ -106,14 +121,17 @@ def _damage(path: Path) -> str | None:
 
 
 def _keep_aside(path: Path, reason: str) -> JournalDamaged:
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    kept = path.with_name(f"{path.stem}.damaged-{stamp}{path.suffix}")
+    kept = _aside(path)
     # The database goes first: were we killed in between, the log left over is found and kept aside at the next start.
     for tail in ("", "-wal", "-shm"):
         part = Path(f"{path}{tail}")
         if part.exists():
             part.rename(f"{kept}{tail}")
     return JournalDamaged(kept=str(kept), reason=reason)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{path.suffix}")
 
 
 def _begin(path: Path) -> None:

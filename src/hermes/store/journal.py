@@ -106,7 +106,9 @@ class Journal:
         self._file = (0, 0)
         self._next_id = 1
         self._batch: list[_Stated] = []
+        self._marks: list[_Mark] = []
         self._writing_since: float | None = None
+        self._damage: str | None = None
         self._trouble: str | None = None
         self._trouble_since = 0.0
         self._unwritten = 0
@@ -220,13 +222,14 @@ class Journal:
                         self._sleep(max(0.0, synced + SYNC_SECONDS - time.monotonic()) if dirty else None)
                     if self._hurry.wait(GATHER_SECONDS):
                         self._closing.wait(SESSION_SECONDS)
-                marks = self._take()
+                self._take()
                 if self._batch:
                     if not self._write_batch():
                         break
                     dirty = True
-                for mark in marks:
+                for mark in self._marks:
                     _resolve(mark, None)
+                self._marks = []
                 if dirty and time.monotonic() - synced >= SYNC_SECONDS:
                     self._sync()
                     synced, dirty = time.monotonic(), False
@@ -241,17 +244,16 @@ class Journal:
             self._wake.wait(timeout)
         self._asleep = False
 
-    def _take(self) -> list[_Mark]:
+    def _take(self) -> None:
+        """Make a batch of what waits, up to the first mark."""
         self._hurry.clear()
-        marks: list[_Mark] = []
         batch = self._batch
         while self._waiting and len(batch) < BATCH_ROWS:
             item = self._waiting.popleft()
             if isinstance(item, _Mark):
-                marks.append(item)
+                self._marks.append(item)
                 break
             batch.append(item)
-        return marks
 
     def _write_batch(self) -> bool:
         """Commit the batch, however long it takes; return False if the journal is being closed and it cannot be done."""
@@ -277,7 +279,8 @@ class Journal:
         if self._trouble is not None:
             seconds = round(time.monotonic() - self._trouble_since, 3)
             log.info("the journal is written again", path=str(self.path), seconds=seconds, waiting=len(self._waiting))
-            self._state_first(JournalRecovered(reason=self._trouble, seconds=seconds, waiting=len(rows) + len(self._waiting)))
+            waited = len(rows) + sum(isinstance(item, _Stated) for item in list(self._waiting))
+            self._state_first(JournalRecovered(reason=self._trouble, seconds=seconds, waiting=waited))
             self._trouble = None
         return True
 
@@ -312,7 +315,10 @@ class Journal:
         return rows
 
     def _open_database(self, *, end_lost: bool) -> JournalDamaged | None:
-        db, damaged = database.open_for_writing(self.path, busy_timeout=BUSY_SECONDS, end_lost=end_lost)
+        db, damaged = database.open_for_writing(
+            self.path, busy_timeout=BUSY_SECONDS, end_lost=end_lost, known_damage=self._damage
+        )
+        self._damage = None
         (last,) = db.execute("SELECT max(id) FROM events").fetchone()
         self._db, self._file, self._next_id = db, _identity(self.path), (last or 0) + 1
         if self._lines is not None:
@@ -327,13 +333,18 @@ class Journal:
 
     def _reopen_if_broken(self, error: Exception) -> None:
         """Close a database that will never take the batch, so that the next try keeps it aside and begins a new one."""
-        broken = isinstance(error, _ReplacedError | sqlite3.IntegrityError) or (
-            isinstance(error, sqlite3.Error) and database.is_damage(error)
-        )
-        if broken and self._db is not None:
+        if self._db is None:
+            return
+        if isinstance(error, _ReplacedError):
+            with contextlib.suppress(OSError):
+                database.abandon(self._db, self.path)
+        elif isinstance(error, sqlite3.Error) and (database.is_damage(error) or isinstance(error, sqlite3.IntegrityError)):
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
-            self._db = None
+            self._damage = str(error) if database.is_damage(error) else None
+        else:
+            return
+        self._db = None
 
     def _state_first(self, event: Event) -> None:
         """State a fact of the journal's own, before whatever waits."""
@@ -355,7 +366,7 @@ class Journal:
     def _give_up(self) -> None:
         """End of the thread: whatever still waits will not be written."""
         self._accepting = False
-        left = [*self._batch, *self._waiting]
+        left = [*self._marks, *self._batch, *self._waiting]
         self._unwritten = sum(isinstance(item, _Stated) for item in left)
         for item in left:
             if isinstance(item, _Mark):

@@ -8,13 +8,15 @@ from functools import reduce
 from operator import or_
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 
 from hermes import events
 from hermes.errors import JournalError
 from hermes.store import database, schema
+
+S = TypeVar("S", str, str | None)
 
 COMMANDS_LISTED = 1000
 """Commands of one session that `list_sessions` gives at most; `get_session` gives all."""
@@ -111,8 +113,8 @@ class JournalReader:
         wheres: list[str] = []
         values: list[Any] = []
         for where, value in (
-            ("username = ?", username),
-            ("source_ip = ?", source_ip),
+            ("username = ?", _as_stored(username)),
+            ("source_ip = ?", _as_stored(source_ip)),
             ("started >= ?", None if since is None else _micros(since)),
         ):
             if value is not None:
@@ -129,6 +131,7 @@ class JournalReader:
 
     def get_session(self, session_id: str) -> Session:
         """Return the session of that id, or the one whose id begins so; JournalError if there is none, or several."""
+        session_id = _as_stored(session_id)
         with self._snapshot() as db:
             rows = db.execute(f"{_SESSION} WHERE session_id = ?", (session_id,)).fetchall()
             if not rows and session_id:
@@ -216,6 +219,11 @@ def _moment(micros: int) -> datetime:
 
 def _micros(moment: datetime) -> int:
     return int(moment.timestamp()) * 1_000_000 + moment.microsecond
+
+
+def _as_stored(text: S) -> S:
+    """Return text from a command line as the journal has it: bytes that are not UTF-8 written out."""
+    return text if text is None else text.encode(errors="backslashreplace").decode()
 
 
 def _named(session_id: str) -> str:

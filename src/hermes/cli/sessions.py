@@ -1,0 +1,272 @@
+"""`hermes sessions`: what attackers did, from the journal."""
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from hermes.cli.console import (
+    USAGE,
+    ConfigOption,
+    JsonOption,
+    SetOption,
+    console,
+    fail,
+    load_settings,
+    print_json,
+    reporting,
+    visible,
+)
+from hermes.cli.replay import replay
+from hermes.cli.story import Attempt, Channel, Story, tell
+from hermes.config import Settings
+from hermes.store import JournalReader, Session
+
+TABLE_SESSIONS = 50
+JSON_SESSIONS = 1000
+SHOWN_LINES = 500
+"""Lines of one list that `show` prints at most; `--json` gives all."""
+SHOWN_CHARACTERS = 400
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+app = typer.Typer(no_args_is_help=True, help="List, show and replay what attackers did.")
+app.command()(replay)
+
+
+@app.command("list")
+@reporting()
+def list_(
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, show_default=False, help=f"Sessions at most: {TABLE_SESSIONS}, or {JSON_SESSIONS} with --json."),
+    ] = None,
+    offset: Annotated[int, typer.Option(min=0, help="Newest sessions to leave out.")] = 0,
+    user: Annotated[str | None, typer.Option("--user", help="Only sessions of this user name.")] = None,
+    ip: Annotated[str | None, typer.Option("--ip", help="Only sessions from this address.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="Only those started since: `90m`, `7d`, `2026-01-31`, `2026-01-31T12:00Z`.")
+    ] = None,
+    active: Annotated[bool | None, typer.Option("--active/--ended", help="Only sessions that go on, or that are over.")] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List sessions, newest first. Times are UTC."""
+    started = None if since is None else _since(since, datetime.now(UTC))
+    count = limit or (JSON_SESSIONS if as_json else TABLE_SESSIONS)
+    with _journal(load_settings(config, overrides)) as journal:
+        sessions = journal.list_sessions(count, offset, username=user, source_ip=ip, since=started, active=active)
+    if as_json:
+        print_json(msgspec.to_builtins(sessions))
+    elif not sessions:
+        console.print("No sessions.")
+    else:
+        console.print(_table(sessions))
+        if len(sessions) == count:
+            console.print(f"There may be more: --offset {offset + count}, or a larger --limit.", soft_wrap=True)
+
+
+@app.command()
+@reporting()
+def show(
+    session: Annotated[str, typer.Argument(metavar="ID", help="Session id, or a beginning that only one session has.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one session: who, from where, with which credentials, and what was done in each channel. Times are UTC."""
+    settings = load_settings(config, overrides)
+    with _journal(settings) as journal:
+        found = journal.get_session(session)
+        events = journal.session_events(found.session_id)
+    story = tell(events)
+    if as_json:
+        print_json(
+            {
+                **msgspec.to_builtins(found),
+                "waited": story.waited,
+                "authentication": msgspec.to_builtins(story.attempts),
+                "channel_list": [
+                    {**msgspec.to_builtins(channel), "recording_path": _recording(settings, channel)}
+                    for channel in story.channels
+                ],
+                "events": msgspec.to_builtins(events),
+            }
+        )
+        return
+    for line in (*_facts(found, story), *_attempts(story.attempts), *_channels(settings, story.channels), *_rest(story)):
+        console.print(line, soft_wrap=True)
+
+
+def _journal(settings: Settings) -> JournalReader:
+    return JournalReader(settings.journal_path)
+
+
+def _since(text: str, now: datetime) -> datetime:
+    """Return the moment meant by `90m` (ago), a date, or a date and time; UTC where it names no zone."""
+    if match := re.fullmatch(r"(\d{1,6})([smhdw])", text):
+        return now - timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        fail(f"--since {text}: give a time span such as 90m or 7d, or a date such as 2026-01-31 or 2026-01-31T12:00Z", USAGE)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _short(text: str, characters: int = SHOWN_CHARACTERS) -> str:
+    """Return text an attacker sent, safe to show and of bounded length."""
+    return visible(text[:characters]) + ("…" if len(text) > characters else "")
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def _bytes(count: int) -> str:
+    size, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def _clock(moment: datetime) -> str:
+    return f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03}"
+
+
+def _duration(session: Session) -> str:
+    return "active" if session.ended is None else _seconds((session.ended - session.started).total_seconds())
+
+
+def _table(sessions: list[Session]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Session", no_wrap=True)
+    table.add_column("Started (UTC)", no_wrap=True)
+    table.add_column("Lasted", no_wrap=True)
+    table.add_column("User", max_width=20)
+    table.add_column("From")
+    table.add_column("Channels", justify="right")
+    table.add_column("Commands", ratio=1)
+    for session in sessions:
+        shown = "; ".join(_short(command, 60) for command in session.commands[:3])
+        more = session.command_count - min(len(session.commands), 3)
+        table.add_row(
+            Text(_short(session.session_id, 12).removesuffix("…")),
+            Text(f"{session.started:%Y-%m-%d %H:%M:%S}"),
+            Text(_duration(session) + (" (lost)" if session.cause == "lost" else "")),
+            Text(_short(session.username, 64)),
+            Text(f"{_short(session.source_ip, 45)}"),
+            Text(str(session.channels)),
+            Text(shown + (f" (+{more})" if more else "")),
+        )
+    return table
+
+
+def _facts(session: Session, story: Story) -> Iterable[str]:
+    ended = "active" if session.ended is None else f"{session.ended:%Y-%m-%d %H:%M:%S} UTC, after {_duration(session)}"
+    container = "none"
+    if session.container_id is not None:
+        made_by = f"{_short(session.engine or '?')}, {_short(session.image or '?')}"
+        waited = "" if story.waited is None else f", waited {story.waited * 1000:.0f} ms"
+        container = f"{_short(session.container_id)} ({made_by}{waited})"
+    yield f"Session {_short(session.session_id)}"
+    for name, value in (
+        ("user", _short(session.username)),
+        ("from", f"{_short(session.source_ip)} port {session.source_port}"),
+        ("client", _short(session.client_version)),
+        ("HASSH", story.hassh),
+        ("started", f"{session.started:%Y-%m-%d %H:%M:%S} UTC"),
+        ("ended", ended),
+        ("cause", _short(session.cause or "")),
+        ("container", container),
+        ("sensor", _short(session.sensor)),
+        ("traffic", f"{_bytes(session.bytes_in)} in, {_bytes(session.bytes_out)} out" if session.ended is not None else ""),
+    ):
+        if value:
+            yield f"  {name:<10} {value}"
+
+
+def _attempts(attempts: list[Attempt]) -> Iterable[str]:
+    yield ""
+    yield "Authentication"
+    lines = []
+    for attempt in attempts:
+        verdict = "accepted" if attempt.accepted else "refused"
+        secrets = "".join(f"  {name} {_short(value)}" for name, value in attempt.secrets())
+        lines.append(
+            f"  {_clock(attempt.time)}  {_short(attempt.method)}  {_short(attempt.username)}{secrets}  "
+            f"{verdict} ({_short(attempt.rule)})"
+        )
+    yield from _bounded(lines)
+
+
+def _channels(settings: Settings, channels: list[Channel]) -> Iterable[str]:
+    for channel in channels:
+        yield ""
+        yield f"Channel {channel.channel}: {_what(channel)}"
+        yield f"  opened     {_clock(channel.opened)}" + (
+            "" if channel.duration is None else f", for {_seconds(channel.duration)}"
+        )
+        if (path := _recording(settings, channel)) is not None:
+            yield f"  recording  {visible(path)}"
+        if channel.failure is not None:
+            yield f"  failed     {_short(channel.failure)}"
+        if channel.closed is not None:
+            yield f"  closed     {_clock(channel.closed)}, {_ending(channel)}"
+            yield f"  traffic    {_bytes(channel.bytes_in)} in, {_bytes(channel.bytes_out)} out"
+        if channel.inputs:
+            yield "  input"
+            yield from _bounded(
+                f"    {_clock(line.time)}  {_short(line.line)}{'…' if line.truncated else ''}" for line in channel.inputs
+            )
+
+
+def _what(channel: Channel) -> str:
+    terminal = "" if channel.term is None else f" on {_short(channel.term, 40)} {channel.width}x{channel.height}"
+    command = "" if channel.command is None else f" {_short(channel.command)}"
+    return f"{channel.kind or 'nothing started'}{command}{terminal}"
+
+
+def _ending(channel: Channel) -> str:
+    if channel.exit_signal is not None:
+        return f"signal {_short(channel.exit_signal)}"
+    return "no exit status" if channel.exit_status is None else f"exit status {channel.exit_status}"
+
+
+def _recording(settings: Settings, channel: Channel) -> str | None:
+    return None if channel.recording is None else str(Path(settings.recordings_dir, channel.recording))
+
+
+def _rest(story: Story) -> Iterable[str]:
+    if story.rest:
+        yield ""
+        yield "Also"
+        lines = []
+        for event in story.rest:
+            hidden = ("event", "connection_id", "session_id")
+            fields = "  ".join(f"{name}={_short(str(value), 120)}" for name, value in event.body.items() if name not in hidden)
+            lines.append(f"  {_clock(event.time)}  {_short(event.event)}  {fields}")
+        yield from _bounded(lines)
+
+
+def _bounded(lines: Iterable[str]) -> Iterable[str]:
+    left = 0
+    for number, line in enumerate(lines):
+        if number < SHOWN_LINES:
+            yield line
+        else:
+            left += 1
+    if left:
+        yield f"    … and {left} more; --json gives all"

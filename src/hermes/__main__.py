@@ -1,5 +1,6 @@
 """Everything is wired here: the story of one session, the front's process, and the command line."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,28 +39,33 @@ async def container_session_handler(
     session_id = session_info.session_id
     container = await container_pool.allocate(session_id)
     try:
-        recorder = None
-        if recording_config is not None and recording_config.enabled:
-            recorder = SessionRecorder(
-                recording_config, session_info,
-                channel=channel, kind=kind, command=command, pty_request=pty_request, output_dir=recordings_dir,
+        async with contextlib.AsyncExitStack() as story:
+            recorder = None
+            if recording_config is not None and recording_config.enabled:
+                recorder = SessionRecorder(
+                    recording_config, session_info,
+                    channel=channel, kind=kind, command=command, pty_request=pty_request, output_dir=recordings_dir,
+                )  # fmt: skip
+                recorder.start()
+            proxy = ContainerProxy(
+                container, process, pty_request, recorder,
+                user=session_info.username, command=command, env=env, on_input=on_input,
             )  # fmt: skip
-            recorder.start()
-        proxy = ContainerProxy(
-            container, process, pty_request, recorder, user=session_info.username, command=command, env=env, on_input=on_input
-        )
-        try:
+            if recorder is not None:
+                story.callback(_close, recorder, proxy)
+            story.push_async_callback(proxy.stop)
             if on_started is not None:
                 on_started(recorder)
             await proxy.start()
             await proxy.wait_completion()
-        finally:
-            await proxy.stop()
-            if recorder is not None:
-                end = proxy.exit if isinstance(proxy.exit, Exit) else Exit()
-                recorder.close(exit_status=end.status, exit_signal=end.signal)
     finally:
         await container_pool.release(session_id)
+
+
+def _close(recorder: SessionRecorder, proxy: ContainerProxy) -> None:
+    """Close the recording with what is known of the process's end."""
+    end = proxy.exit if isinstance(proxy.exit, Exit) else Exit()
+    recorder.close(exit_status=end.status, exit_signal=end.signal)
 
 
 def main() -> None:

@@ -85,7 +85,9 @@ def inside(rootfs: Path, argv: list[str], stdin: bytes = b"") -> bytes:
     command = ["unshare", "--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child"]
     command += [f"--mount-proc={rootfs / 'proc'}", "chroot", str(rootfs), *argv]
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, env=_ENVIRONMENT, timeout=_TIMEOUT, check=False)
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, env=_ENVIRONMENT, umask=0o022, timeout=_TIMEOUT, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise ImageError(f"{argv[0]} did not end within {_TIMEOUT:.0f} seconds inside the image") from error
     except OSError as error:
@@ -116,7 +118,7 @@ def _bootstrap(definition: Definition, rootfs: Path, log: Path, progress: Progre
         with (
             log.open("wb") as kept,
             subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+                argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, umask=0o022
             ) as process,
         ):
             assert process.stdout is not None

@@ -37,7 +37,7 @@ class Zygote:
             try:
                 with theirs:
                     self._process = await asyncio.create_subprocess_exec(
-                        sys.executable, "-I", "-m", "hermes.broker.zygote_process", str(theirs.fileno()),
+                        sys.executable, "-I", "-m", "hermes.broker.zygote_main", str(theirs.fileno()),
                         pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
                         env={}, cwd="/", start_new_session=True,
                     )  # fmt: skip

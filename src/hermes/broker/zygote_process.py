@@ -1,4 +1,4 @@
-"""The zygote's own process: small, single-threaded, and ready to fork. `python -m hermes.broker.zygote_process <fd>`.
+"""The zygote's own process: small, single-threaded, and ready to fork. Started by `zygote_main`.
 
 It forks a spawner for each box it is told of (`EnterBox`) and makes user namespaces (`MakeUserNamespace`). Each request brings a
 socket along; whoever answers, answers there: the zygote itself never waits for anyone. When its control socket closes it
@@ -132,5 +132,6 @@ def main(control: socket.socket) -> None:
                 os.close(fd)
 
 
-if __name__ == "__main__":
-    main(socket.socket(fileno=int(sys.argv[1])))
+def start(control: int) -> None:
+    """Serve the control socket whose fd is `control`."""
+    main(socket.socket(fileno=control))

@@ -95,7 +95,7 @@ class LocalEngine:
         self._runtime: Runtime | None = None
         self._swap = False
         self._bpf: str | None = None
-        self._zygote = Zygote()
+        self.zygote = Zygote()
         self._threads = ThreadPoolExecutor(config.concurrency + 1, "hermes-local", initializer=own_working_directory)
         self._tasks = TaskOwner("local-engine")
         self._deleting = asyncio.Lock()
@@ -111,7 +111,7 @@ class LocalEngine:
                 self._trees = cgroups.hierarchies()
             self._swap = cgroups.counts_swap(self._trees)
             await self._clean_up()
-            await self._zygote.start()
+            await self.zygote.start()
             await self._choose_runtime()
         except OSError as error:
             raise EngineError(f"the local engine cannot start: {error}") from error
@@ -167,7 +167,7 @@ class LocalEngine:
 
     async def open(self, box: Box) -> socket.socket:
         cell = self._cell(box)
-        return await self._zygote.enter(box.pid, policy=self.policy, pidfd=cell.pidfd)
+        return await self.zygote.enter(box.pid, policy=self.policy, pidfd=cell.pidfd)
 
     async def freeze(self, box: Box) -> None:
         await self._set_frozen(self._cell(box).cgroup, True)
@@ -187,7 +187,7 @@ class LocalEngine:
         ends = [self._end(cell, None) for cell in list(self._cells.values())]
         failures = [result for result in await asyncio.gather(*ends, return_exceptions=True) if isinstance(result, EngineError)]
         await self._tasks.close()
-        await self._zygote.close()
+        await self.zygote.close()
         for namespace in self._namespaces.values():
             os.close(namespace)
         self._namespaces.clear()
@@ -212,7 +212,7 @@ class LocalEngine:
             raise EngineError("the engine has not been started")
         base = self._base + cell.slot * IDS
         if cell.slot not in self._namespaces:
-            self._namespaces[cell.slot] = await self._zygote.user_namespace(base, IDS)
+            self._namespaces[cell.slot] = await self.zygote.user_namespace(base, IDS)
         namespace = self._namespaces[cell.slot]
         settings = config(
             self.policy,

@@ -20,7 +20,7 @@ from hermes.errors import ImageError
 if TYPE_CHECKING:
     from hermes.broker.image import Image
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
 PATIENCE = 60.0
 

@@ -36,6 +36,8 @@ MSG_USERAUTH_PK_OK = 60  # RFC 4252, 7
 MSG_USERAUTH_INFO_REQUEST = 60  # RFC 4256, 5
 MSG_USERAUTH_INFO_RESPONSE = 61
 
+PROXY_PATIENCE = 10.0
+"""Seconds within which a PROXY header must have come whole."""
 MAX_TERM = 64
 """Characters of a terminal type that are kept."""
 MAX_SIZE = 0xFFFF
@@ -53,6 +55,7 @@ class Connection(SSHServerConnection):
         super().__init__(loop, options)
         self._proxy_buffer = b"" if proxied else None
         self._proxy_transport: asyncio.Transport | None = None
+        self._proxy_timer: asyncio.TimerHandle
         self._seen_kexinit = False
         self._auth_service: bytes | None = None
 
@@ -64,6 +67,7 @@ class Connection(SSHServerConnection):
         else:
             assert isinstance(transport, asyncio.Transport)
             self._proxy_transport = transport
+            self._proxy_timer = self._loop.call_later(PROXY_PATIENCE, transport.abort)
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
         if self._proxy_buffer is None:
@@ -77,6 +81,7 @@ class Connection(SSHServerConnection):
             self._proxy_transport.abort()
             return
         if header is not None:
+            self._proxy_timer.cancel()
             rest = self._proxy_buffer[header.length :]
             self._proxy_buffer = None
             super().connection_made(cast(asyncio.Transport, _Addressed(self._proxy_transport, header)))
@@ -85,7 +90,7 @@ class Connection(SSHServerConnection):
 
     def connection_lost(self, exc: Exception | None = None) -> None:
         if self._proxy_buffer is not None:
-            self._cancel_login_timer()
+            self._proxy_timer.cancel()
             return
         super().connection_lost(exc)
 
@@ -145,16 +150,16 @@ class Connection(SSHServerConnection):
             raise asyncssh.ServiceNotAvailable("unexpected service in auth request")
         if method == b"password":
             return self._try_password(text, packet)
-        if method == b"publickey" and "publickey" in self._owner.auth_methods:
+        if method == b"publickey" and "publickey" in self._owner.login.methods:
             return self._try_public_key(text, packet)
-        if method == b"keyboard-interactive" and "keyboard-interactive" in self._owner.auth_methods:
+        if method == b"keyboard-interactive" and "keyboard-interactive" in self._owner.login.methods:
             self._auth = _KeyboardInteractive(self, text)  # type: ignore[assignment]
             self.send_packet(
                 MSG_USERAUTH_INFO_REQUEST,
                 String(b""), String(b""), String(b""), UInt32(1), String(persona.KBDINT_PROMPT), Boolean(False),
             )  # fmt: skip
             return None
-        return self.answer(self._owner.other_method_tried(text, from_bytes(method[:64])))
+        return self.answer(self._owner.login.other_method_tried(text, from_bytes(method[:64])))
 
     def _send_banner(self) -> None:
         if self._owner.banner:
@@ -165,7 +170,7 @@ class Connection(SSHServerConnection):
         password = packet.get_string()
         new = packet.get_string() if change else None
         packet.check_end()
-        return self.answer(self._owner.password_tried(username, password, new))
+        return self.answer(self._owner.login.password_tried(username, password, new))
 
     def _try_public_key(self, username: str, packet: SSHPacket) -> Awaitable[None] | None:
         signed = packet.get_boolean()
@@ -176,7 +181,7 @@ class Connection(SSHServerConnection):
         packet.check_end()
         proven = signed and self._signature_holds(blob, message, signature)
         kind = SSHPacket(blob).get_string() if len(blob) > 4 else b""
-        accepted = self._owner.public_key_tried(
+        accepted = self._owner.login.public_key_tried(
             username,
             key_type=from_bytes(kind[:64]),
             key=base64.b64encode(blob).decode(),
@@ -200,9 +205,9 @@ class Connection(SSHServerConnection):
         self._auth = None
         if accepted:
             return self.send_userauth_success()
-        if self._owner.too_many_failures():
+        if self._owner.login.too_many_failures():
             raise asyncssh.DisconnectError(DISC_PROTOCOL_ERROR, persona.TOO_MANY_FAILURES)
-        methods = [name.encode() for name in persona.AUTH_METHOD_ORDER if name in self._owner.auth_methods]
+        methods = [name.encode() for name in persona.AUTH_METHOD_ORDER if name in self._owner.login.methods]
         self.send_packet(MSG_USERAUTH_FAILURE, NameList(methods), Boolean(False))
         return None
 
@@ -225,24 +230,24 @@ class Connection(SSHServerConnection):
         host = packet.get_string()
         port = packet.get_uint32()
         packet.check_end()
-        bound = self._owner.listen_requested(from_bytes(host[:256]), port)
+        bound = self._owner.forwards.listen_requested(from_bytes(host[:256]), port)
         self._report_global_response(UInt32(bound) if bound and port == 0 else bool(bound))
 
     def _process_cancel_tcpip_forward_global_request(self, packet: SSHPacket) -> None:
         host = packet.get_string()
         port = packet.get_uint32()
         packet.check_end()
-        self._report_global_response(self._owner.listen_cancelled(from_bytes(host[:256]), port))
+        self._report_global_response(self._owner.forwards.listen_cancelled(from_bytes(host[:256]), port))
 
     def _process_streamlocal_forward_at_openssh_dot_com_global_request(self, packet: SSHPacket) -> None:
         path = packet.get_string()
         packet.check_end()
-        self._report_global_response(self._owner.listen_path_requested(from_bytes(path[:4096])))
+        self._report_global_response(self._owner.forwards.listen_path_requested(from_bytes(path[:4096])))
 
     def _process_cancel_streamlocal_forward_at_openssh_dot_com_global_request(self, packet: SSHPacket) -> None:
         path = packet.get_string()
         packet.check_end()
-        self._report_global_response(self._owner.listen_path_cancelled(from_bytes(path[:4096])))
+        self._report_global_response(self._owner.forwards.listen_path_cancelled(from_bytes(path[:4096])))
 
     # ---- channel opens
 
@@ -252,15 +257,15 @@ class Connection(SSHServerConnection):
         origin_host = packet.get_string()
         origin_port = packet.get_uint32()
         packet.check_end()
-        self._owner.connect_requested(from_bytes(host[:256]), port, from_bytes(origin_host[:256]), origin_port)
+        self._owner.forwards.connect_requested(from_bytes(host[:256]), port, from_bytes(origin_host[:256]), origin_port)
         raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, persona.CONNECT_FAILED)
 
     def _process_direct_streamlocal_at_openssh_dot_com_open(self, packet: SSHPacket) -> Any:
-        self._owner.connect_path_requested(from_bytes(packet.get_string()[:4096]))
+        self._owner.forwards.connect_path_requested(from_bytes(packet.get_string()[:4096]))
         raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, persona.OPEN_FAILED)
 
     def _process_tun_at_openssh_dot_com_open(self, packet: SSHPacket) -> Any:
-        self._owner.tunnel_requested(packet.get_uint32())
+        self._owner.forwards.tunnel_requested(packet.get_uint32())
         raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, persona.OPEN_FAILED)
 
     _packet_handlers = {  # noqa: RUF012  declared by asyncssh
@@ -307,7 +312,7 @@ class _KeyboardInteractive(SSHPacketHandler):
             raise asyncssh.ProtocolError("wrong number of keyboard-interactive responses")
         response = packet.get_string()
         packet.check_end()
-        return self._connection.answer(self._connection._owner.response_given(self._username, response))
+        return self._connection.answer(self._connection._owner.login.response_given(self._username, response))
 
     _packet_handlers = {MSG_USERAUTH_INFO_RESPONSE: _process_info_response}  # noqa: RUF012  declared by asyncssh
 

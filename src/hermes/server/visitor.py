@@ -1,7 +1,6 @@
 """One connection and the attacker behind it: its state, its limits, and the events that tell its story."""
 
 import asyncio
-import random
 import secrets
 import time
 from collections.abc import Callable
@@ -11,21 +10,16 @@ import asyncssh
 
 from hermes import events
 from hermes.errors import JournalError
-from hermes.server import auth, persona
+from hermes.server import persona
 from hermes.server.algorithms import client_algorithms
 from hermes.server.backend import PTYRequest, SessionInfo
 from hermes.server.connection import Channel, Connection
+from hermes.server.forwards import Forwards
+from hermes.server.login import Login
 from hermes.server.process import ChannelProcess
 
 if TYPE_CHECKING:
     from hermes.server.ssh import Front
-
-MAX_SECRET = 4096
-"""Bytes of one secret that are kept."""
-MAX_LISTENERS = 100
-"""Forwarded ports and paths that one connection may believe it listens on."""
-EPHEMERAL_PORTS = range(32768, 60999)
-"""Linux's ip_local_port_range, from which a forward of port 0 gets its number."""
 
 
 def new_id() -> str:
@@ -46,6 +40,8 @@ class Visitor(asyncssh.SSHServer):
         self.bytes_in = 0
         self.bytes_out = 0
         self.channels = 0
+        self.login = Login(self, front.memory)
+        self.forwards = Forwards(self)
         self._settings = front.settings.server
         self._connection: Connection | None = None
         self._open: dict[int, ChannelProcess] = {}
@@ -54,18 +50,10 @@ class Visitor(asyncssh.SSHServer):
         self._last_active = self._started
         self._cause: tuple[str, str] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._attempts = 0
-        self._failures = 0
         self._requests = 0
         self._no_more_sessions = False
-        self._listeners: set[tuple[str, int]] = set()
 
     # ---- settings the connection asks for
-
-    @property
-    def auth_methods(self) -> tuple[str, ...]:
-        """Methods that are offered."""
-        return self.front.settings.authentication.methods
 
     @property
     def banner(self) -> str | None:
@@ -133,7 +121,7 @@ class Visitor(asyncssh.SSHServer):
                 cause=cause,
                 detail=detail,
                 duration=now - self._started,
-                auth_attempts=self._attempts,
+                auth_attempts=self.login.attempts,
                 channels=self.channels,
                 requests_dropped=max(0, self._requests - self._settings.max_requests),
             )
@@ -147,6 +135,11 @@ class Visitor(asyncssh.SSHServer):
             self._cause = (cause, detail)
         if self._connection is not None:
             self._connection.abort()
+
+    def note_cause(self, cause: str) -> None:
+        """The connection is about to end, for this cause. The first cause given stands."""
+        if self._cause is None:
+            self._cause = (cause, "")
 
     def shut_down(self) -> None:
         """Close the connection as a stopping sshd does."""
@@ -209,91 +202,6 @@ class Visitor(asyncssh.SSHServer):
         if offered is not None:
             self._emit(offered)
 
-    # ---- authentication
-
-    def too_many_failures(self) -> bool:
-        """Count a failure. Return whether it was the last one allowed."""
-        self._failures += 1
-        if self._failures >= self._settings.max_auth_tries:
-            self._cause = ("auth-failures", "")
-            return True
-        return False
-
-    def password_tried(self, username: str, password: bytes, new_password: bytes | None) -> bool:
-        """A password was tried (`new_password`: in a password change). Return whether it is accepted."""
-        verdict = self._decide(auth.Attempt("password", username, password=password))
-        new = None if new_password is None else events.from_bytes(new_password[:MAX_SECRET])
-        self._tried("password", username, verdict, password=events.from_bytes(password[:MAX_SECRET]), new_password=new)
-        return verdict.accepted and "password" in self.auth_methods
-
-    def response_given(self, username: str, response: bytes) -> bool:
-        """A keyboard-interactive prompt was answered. Return whether the answer is accepted."""
-        verdict = self._decide(auth.Attempt("keyboard-interactive", username, password=response))
-        self._tried("keyboard-interactive", username, verdict, responses=[events.from_bytes(response[:MAX_SECRET])])
-        return verdict.accepted
-
-    def public_key_tried(
-        self, username: str, *, key_type: str, key: str, fingerprint: str, signed: bool, probe: bool
-    ) -> bool:  # fmt: skip
-        """A public key was offered (`probe`), or used with a signature that holds (`signed`) or not."""
-        verdict = self._decide(auth.Attempt("publickey", username, key=f"{key_type} {key}"))
-        accepted = verdict.accepted and signed
-        shown = verdict if accepted or not verdict.accepted else auth.Verdict(False, "public-key")
-        self._tried(
-            "publickey", username, shown,
-            key_type=key_type, key=key[: MAX_SECRET * 4], key_fingerprint=fingerprint, key_signed=signed,
-        )  # fmt: skip
-        return verdict.accepted and (probe or signed)
-
-    def other_method_tried(self, username: str, method: str) -> bool:
-        """`none`, or a method that is not offered, was tried. Return whether it is accepted."""
-        verdict = self._decide(auth.Attempt(method, username)) if method == "none" else auth.DENIED
-        first = self._attempts == 0
-        self._tried(method, username, verdict)
-        if method == "none" and first and not verdict.accepted:
-            self._failures -= 1  # sshd does not count the first try of `none` (auth2.c)
-        return verdict.accepted
-
-    def _decide(self, attempt: auth.Attempt) -> auth.Verdict:
-        memory = self.front.memory
-        verdict = auth.decide(
-            attempt, memory.history(self.source_ip), self.front.settings.authentication, draw=random.random()
-        )  # fmt: skip
-        memory.learn(self.source_ip, attempt, verdict)
-        return verdict
-
-    def _tried(
-        self,
-        method: str,
-        username: str,
-        verdict: auth.Verdict,
-        *,
-        password: str | None = None,
-        new_password: str | None = None,
-        responses: list[str] | None = None,
-        key_type: str | None = None,
-        key: str | None = None,
-        key_fingerprint: str | None = None,
-        key_signed: bool | None = None,
-    ) -> None:
-        self._attempts += 1
-        self._emit(
-            events.AuthAttempt(
-                connection_id=self.connection_id,
-                method=method,
-                username=username,
-                accepted=verdict.accepted,
-                rule=verdict.rule,
-                password=password,
-                new_password=new_password,
-                responses=responses,
-                key_type=key_type,
-                key=key,
-                key_fingerprint=key_fingerprint,
-                key_signed=key_signed,
-            )
-        )
-
     def auth_completed(self) -> None:
         assert self._connection is not None
         self.session = SessionInfo(
@@ -317,13 +225,13 @@ class Visitor(asyncssh.SSHServer):
 
     def session_requested(self) -> tuple[Channel, ChannelProcess]:
         if self._no_more_sessions or len(self._open) >= self._settings.max_channels:
-            self._say(events.ChannelFailed, channel=self.channels + 1, reason="too many session channels")
+            self.say(events.ChannelFailed, channel=self.channels + 1, reason="too many session channels")
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, persona.OPEN_FAILED)
         assert self._connection is not None
         self.channels += 1
         channel = Channel(self._connection, asyncio.get_running_loop())
         process = self._open[self.channels] = ChannelProcess(self, channel, self.channels)
-        self._say(events.ChannelOpened, channel=process.number)
+        self.say(events.ChannelOpened, channel=process.number)
         return channel, process
 
     def refuse_more_sessions(self) -> None:
@@ -337,18 +245,18 @@ class Visitor(asyncssh.SSHServer):
     def channel_running(self, process: ChannelProcess, *, recording: str | None) -> None:
         """The channel's process is being started, and recorded in this file."""
         command = None if process.command is None else events.from_bytes(process.command)
-        self._say(
+        self.say(
             events.ChannelStarted, channel=process.number, kind=process.kind, command=command, recording=recording
         )  # fmt: skip
 
     def recording_failed(self, number: int, reason: str) -> None:
         """The channel could not be recorded: the session must end."""
-        self._say(events.RecordingFailed, channel=number, reason=reason)
+        self.say(events.RecordingFailed, channel=number, reason=reason)
         self.end("recording-failed", reason)
 
     def container_given(self, container_id: str, engine: str, image: str, waited: float) -> None:
         """The session stands in this container."""
-        self._say(events.SessionContainer, container_id=container_id, engine=engine, image=image, waited=waited)
+        self.say(events.SessionContainer, container_id=container_id, engine=engine, image=image, waited=waited)
 
     def channel_closed(self, process: ChannelProcess) -> None:
         """The channel is gone."""
@@ -358,7 +266,7 @@ class Visitor(asyncssh.SSHServer):
 
     def report_closed(self, process: ChannelProcess, duration: float) -> None:
         """State that the channel is closed, and what came of it."""
-        self._say(
+        self.say(
             events.ChannelClosed,
             channel=process.number,
             exit_status=process.exit_status,
@@ -370,97 +278,53 @@ class Visitor(asyncssh.SSHServer):
 
     def channel_failed(self, number: int, reason: str) -> None:
         """What the channel asked for cannot be done."""
-        self._say(events.ChannelFailed, channel=number, reason=reason)
+        self.say(events.ChannelFailed, channel=number, reason=reason)
 
     def pty_requested(self, number: int, pty: PTYRequest) -> None:
         """The channel gets a terminal."""
-        self._say(events.ChannelPty, channel=number, term=pty.term_type, width=pty.width, height=pty.height)
+        self.say(events.ChannelPty, channel=number, term=pty.term_type, width=pty.width, height=pty.height)
 
     def env_requested(self, number: int, name: bytes, value: bytes, *, accepted: bool) -> None:
         """The channel asks for an environment variable."""
-        self._repeat(
+        self.repeat(
             events.ChannelEnv, channel=number, accepted=accepted,
             variable=events.from_bytes(name[:256]), value=events.from_bytes(value[:4096]),
         )  # fmt: skip
 
     def resized(self, number: int, width: int, height: int) -> None:
         """The channel's window changed."""
-        self._repeat(events.ChannelResize, channel=number, width=width, height=height)
+        self.repeat(events.ChannelResize, channel=number, width=width, height=height)
 
     def signalled(self, number: int, signal: str) -> None:
         """The channel was sent a signal or a break."""
-        self._repeat(events.ChannelSignal, channel=number, signal=signal)
+        self.repeat(events.ChannelSignal, channel=number, signal=signal)
 
     def line_typed(self, number: int, line: str, *, truncated: bool) -> None:
         """A line went to the channel's shell."""
-        self._repeat(events.ChannelInput, channel=number, line=line, truncated=truncated)
+        self.repeat(events.ChannelInput, channel=number, line=line, truncated=truncated)
 
-    # ---- forwards and other requests
+    # ---- other requests
 
     def forward_requested(self, kind: str, *, accepted: bool) -> None:
         """X11 or agent forwarding was asked for."""
-        self._repeat(events.ForwardRequested, kind=kind, accepted=accepted)
-
-    def connect_requested(self, host: str, port: int, origin_host: str, origin_port: int) -> None:
-        """A connection to elsewhere was asked for (`ssh -L`, `-W`, `-D`)."""
-        self._repeat(
-            events.ForwardRequested, kind="direct-tcpip", accepted=False,
-            host=host, port=port, origin_host=origin_host, origin_port=origin_port,
-        )  # fmt: skip
-
-    def connect_path_requested(self, path: str) -> None:
-        """A connection to a unix socket was asked for."""
-        self._repeat(events.ForwardRequested, kind="direct-streamlocal", accepted=False, path=path)
-
-    def tunnel_requested(self, mode: int) -> None:
-        """A tun device was asked for (`ssh -w`)."""
-        self._repeat(events.ForwardRequested, kind="tun", accepted=False, port=mode)
-
-    def listen_requested(self, host: str, port: int) -> int:
-        """A listening port was asked for (`ssh -R`). Return the port it may believe it has, 0 if none."""
-        bound = port or random.choice(EPHEMERAL_PORTS)
-        accepted = port <= 65535 and self._listen(host, bound)
-        self._repeat(events.ForwardRequested, kind="tcpip-forward", host=host, port=port, accepted=accepted)
-        return bound if accepted else 0
-
-    def listen_cancelled(self, host: str, port: int) -> bool:
-        """A listening port is no longer wanted. Return whether there was one."""
-        there = (host, port) in self._listeners
-        self._listeners.discard((host, port))
-        return there
-
-    def listen_path_requested(self, path: str) -> bool:
-        """A listening unix socket was asked for."""
-        accepted = self._listen(path, -1)
-        self._repeat(events.ForwardRequested, kind="streamlocal-forward", path=path, accepted=accepted)
-        return accepted
-
-    def listen_path_cancelled(self, path: str) -> bool:
-        """A listening unix socket is no longer wanted. Return whether there was one."""
-        return self.listen_cancelled(path, -1)
-
-    def _listen(self, host: str, port: int) -> bool:
-        if (host, port) in self._listeners or len(self._listeners) >= MAX_LISTENERS:
-            return False
-        self._listeners.add((host, port))
-        return True
+        self.repeat(events.ForwardRequested, kind=kind, accepted=accepted)
 
     def global_request_received(self, request: bytes) -> None:
         """Another global request came; forwards tell their own story."""
         if b"forward" not in request:
-            self._repeat(events.GlobalRequest, request=events.from_bytes(request[:256]))
+            self.repeat(events.GlobalRequest, request=events.from_bytes(request[:256]))
 
     # ---- events
 
-    def _say(self, event: "type[events.Event]", /, **fields: object) -> None:
+    def say(self, event: "type[events.Event]", /, **fields: object) -> None:
         session_id = self.session.session_id if self.session else None
         self._emit(event(connection_id=self.connection_id, session_id=session_id, **fields))
 
-    def _repeat(self, event: "type[events.Event]", /, **fields: object) -> None:
+    def repeat(self, event: "type[events.Event]", /, **fields: object) -> None:
         """State a fact that the client can cause for free, until it has done so too often."""
         self._requests += 1
         if self._requests <= self._settings.max_requests:
-            self._say(event, **fields)
+            self.say(event, **fields)
 
     def _emit(self, event: events.Event) -> None:
         try:

@@ -56,7 +56,7 @@ async def _receive(box: socket.socket) -> tuple[BoxReply, list[int]]:
         await ready.wait()
     finally:
         loop.remove_reader(box)
-    packet, fds, _, _ = socket.recv_fds(box, MAX_MESSAGE, 4, socket.MSG_CMSG_CLOEXEC)
+    packet, fds = linux.receive_fds(box, MAX_MESSAGE, 4)
     return decode_box_reply(packet), fds
 
 

@@ -3,8 +3,10 @@
 Imported by the zygote, so it imports little.
 """
 
+import array
 import ctypes
 import os
+import socket
 import struct
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -140,6 +142,20 @@ def set_name(name: bytes) -> None:
     """Set what `ps -o comm` shows: at most 15 bytes."""
     buffer = ctypes.create_string_buffer(name[:15])
     _checked(_libc.prctl(_PR_SET_NAME, buffer, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)), "prctl name")
+
+
+def receive_fds(sock: socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
+    """Receive a packet of up to `size` bytes and the at most `count` fds that ride along, none of which survives an exec.
+
+    (`socket.recv_fds` drops its `flags`, so that what it receives would be inherited.)
+    """
+    fds = array.array("i")
+    space = socket.CMSG_SPACE(count * fds.itemsize)
+    packet, ancillary, _, _ = sock.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return packet, list(fds)
 
 
 def set_no_new_privileges() -> None:

@@ -11,10 +11,8 @@ from hermes.config.models import LimitsConfig, SecurityConfig
 from hermes.errors import ConfigError
 
 MASKED_PATHS = (
-    "/proc/acpi", "/proc/asound", "/proc/config.gz", "/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/kpagecgroup",
-    "/proc/kpagecount", "/proc/kpageflags", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/sysvipc/shm",
-    "/proc/timer_list", "/proc/timer_stats", "/proc/vmallocinfo", "/sys/devices/virtual/powercap", "/sys/firmware",
-    "/sys/kernel/debug", "/sys/kernel/security", "/sys/kernel/tracing",
+    "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
+    "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware", "/sys/kernel/security",
 )  # fmt: skip
 """Files and directories of the kernel that a box sees empty."""
 

@@ -5,6 +5,7 @@ values can state: see `all_but`.
 """
 
 import ctypes
+import errno
 import json
 import os
 import platform
@@ -38,8 +39,6 @@ _OPERATORS = {
     "SCMP_CMP_MASKED_EQ": 7,
 }  # fmt: skip
 _BAD_ARCHITECTURE, _OPTIMIZE = 2, 8
-_EEXIST = 17
-_EDOM = 33
 
 
 def all_but(values: frozenset[int], bits: int = 32) -> list[tuple[int, int]]:
@@ -64,6 +63,9 @@ def builtin() -> Profile:
     for mask, value in all_but(frozenset({TIOCSTI, TIOCLINUX})):
         arguments = [{"index": 1, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}]
         profile["syscalls"].append({"names": ["ioctl"], "action": "SCMP_ACT_ALLOW", "args": arguments})
+    for value, error in ((TIOCSTI, errno.EIO), (TIOCLINUX, errno.ENOTTY)):
+        arguments = [{"index": 1, "value": 0xFFFFFFFF, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}]
+        profile["syscalls"].append({"names": ["ioctl"], "action": "SCMP_ACT_ERRNO", "errnoRet": error, "args": arguments})
     return profile
 
 
@@ -178,7 +180,7 @@ def _add(
     if number < 0:
         return
     result = library.seccomp_rule_add_array(context, action, ctypes.c_int(number), ctypes.c_uint(len(array)), array)
-    if result < 0 and -result not in (_EDOM, _EEXIST):
+    if result < 0 and -result not in (errno.EDOM, errno.EEXIST):
         raise ConfigError(f"seccomp rule for {name} cannot be compiled: {os.strerror(-result)}")
 
 

@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 
+from hermes.broker import linux
 from hermes.broker.policy import Policy
 from hermes.broker.zygote_process import READY, EnterBox, MakeUserNamespace, Request, encode
 from hermes.errors import EngineError
@@ -102,7 +103,7 @@ class Zygote:
             with theirs:
                 await self._send(encode(request), [*fds, theirs.fileno()])
             await _ready(ours, writing=False)
-            answer, received, _, _ = socket.recv_fds(ours, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+            answer, received = linux.receive_fds(ours, 4096, 1)
         except OSError as error:
             ours.close()
             raise EngineError(f"the zygote does not answer: {error}") from error

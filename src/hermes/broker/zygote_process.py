@@ -120,7 +120,7 @@ def main(control: socket.socket) -> None:
     gc.disable()
     control.send(READY)
     while True:
-        packet, fds, _, _ = socket.recv_fds(control, MAX_REQUEST, 4, socket.MSG_CMSG_CLOEXEC)
+        packet, fds = linux.receive_fds(control, MAX_REQUEST, 4)
         if not packet:
             return
         try:

@@ -80,6 +80,10 @@ class FakeEngine:
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        answer = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self._control, 64), _PATIENCE)
+        if not answer:
+            await self.close()
+            raise EngineError("the nursery does not start: see standard error")
 
     async def create(self, container_id: str) -> Box:
         """See `Engine`."""
@@ -93,9 +97,9 @@ class FakeEngine:
             with theirs:
                 socket.send_fds(self._control, [b"box"], [theirs.fileno()], socket.MSG_NOSIGNAL)
             answer = await asyncio.get_running_loop().sock_recv(ours, 64)
-            box = Box(container_id, int(answer or b"0"))
             if not answer:
                 raise EngineError("the nursery has ended")
+            box = Box(container_id, int(answer))
             self._boxes[container_id] = _FakeBox(box, ours)
         except OSError as error:
             ours.close()

@@ -151,6 +151,7 @@ def main(control: socket.socket) -> None:
     me = os.getpid()
     serving = _Serving(control)
     inits: set[int] = set()
+    control.send(b"ready")
     while True:
         event = serving.next()
         if event is None:

@@ -55,10 +55,12 @@ def mock_process() -> "MagicMock":
 
 @pytest.fixture
 def mock_recorder() -> "MagicMock":
-    """A recorder that takes everything and keeps nothing."""
+    """A recorder that takes everything and keeps nothing; all of its methods are sync."""
     from unittest.mock import MagicMock
 
-    return MagicMock()
+    from hermes.recording import SessionRecorder
+
+    return MagicMock(spec=SessionRecorder)
 
 
 @pytest.fixture

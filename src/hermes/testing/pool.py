@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
+from types import TracebackType
+from typing import Self
 
 from hermes.broker.engines.base import Box, Engine
 from hermes.container import BrokerEvent, Container, PoolStatus
@@ -11,7 +13,7 @@ from hermes.testing.engines import FakeEngine
 
 
 class _Lease:
-    def __init__(self, made: "asyncio.Task[tuple[Box, Container]]") -> None:
+    def __init__(self, made: "asyncio.Task[tuple[Box, Container] | EngineError]") -> None:
         self.made = made
         self.holders = 0
 
@@ -47,22 +49,26 @@ class FakePool:
         lease.holders += 1
         try:
             async with asyncio.timeout(timeout):
-                _, container = await asyncio.shield(lease.made)
-        except BaseException as error:
-            await self._let_go(session_id, lease)
-            if isinstance(error, TimeoutError):
-                raise AllocationError(f"no container within {timeout:g} seconds") from None
-            if isinstance(error, EngineError):
-                raise AllocationError(str(error)) from error
+                made = await asyncio.shield(lease.made)
+        except TimeoutError:
+            self._let_go(session_id, lease)
+            raise AllocationError(f"no container within {timeout:g} seconds") from None
+        except asyncio.CancelledError:
+            self._let_go(session_id, lease)
+            if self.closed.is_set() and lease.made.cancelled():
+                raise AllocationError("the pool is closed") from None
             raise
-        return container
+        if isinstance(made, EngineError):
+            self._let_go(session_id, lease)
+            raise AllocationError(str(made)) from made
+        return made[1]
 
     async def release(self, session_id: str) -> None:
         """See `ContainerPool`."""
         self.releases.append(session_id)
         lease = self._leases.get(session_id)
         if lease is not None and lease.made.done():
-            await self._let_go(session_id, lease)
+            self._let_go(session_id, lease)
 
     async def status(self) -> PoolStatus:
         """See `ContainerPool`."""
@@ -74,26 +80,32 @@ class FakePool:
         self.closed.set()
         for session_id, lease in list(self._leases.items()):
             lease.holders = 1
-            await self._let_go(session_id, lease)
+            self._let_go(session_id, lease)
         await self._tasks.close()
         await self.engine.close()
 
-    async def _make(self) -> tuple[Box, Container]:
-        box = await self.engine.create(f"fake-{next(self._numbers)}")
-        try:
-            return box, Container(box.id, await self.engine.open(box), engine=self.engine.name, image="fake")
-        except BaseException:
-            await self.engine.destroy(box)
-            raise
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
 
-    async def _let_go(self, session_id: str, lease: _Lease) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        await self.close()
+
+    async def _make(self) -> tuple[Box, Container] | EngineError:
+        try:
+            box = await self.engine.create(f"fake-{next(self._numbers)}")
+            return box, Container(box.id, await self.engine.open(box), engine=self.engine.name, image="fake")
+        except EngineError as error:
+            return error
+
+    def _let_go(self, session_id: str, lease: _Lease) -> None:
         lease.holders -= 1
         if lease.holders > 0 or self._leases.get(session_id) is not lease:
             return
         del self._leases[session_id]
         if not lease.made.done():
             lease.made.cancel()
-        elif not lease.made.cancelled() and lease.made.exception() is None:
-            box, container = lease.made.result()
+        elif not lease.made.cancelled() and not isinstance(made := lease.made.result(), EngineError):
+            box, container = made
             container.stop()
-            await self.engine.destroy(box)
+            self._tasks.spawn(self.engine.destroy(box), name=box.id)

@@ -90,7 +90,7 @@ def container_config(
                 f"seccomp={policy.docker_seccomp()}",
                 *(["no-new-privileges:true"] if policy.security.no_new_privileges else []),
             ],
-            "MaskedPaths": list(MASKED_PATHS),
+            "MaskedPaths": [*MASKED_PATHS, "/sys/fs/cgroup"],
             "ReadonlyPaths": list(READONLY_PATHS),
             "Memory": limits.memory,
             "MemorySwap": limits.memory,
@@ -165,6 +165,7 @@ class DockerEngine:
                 client, self._client = self._client, None
                 await client.close()
                 await client.connector.close()
+                await asyncio.sleep(0)  # transports close in the loop's next turn
 
     async def list_owned(self) -> list[str]:
         """Ids of all boxes of this instance that exist, running or not."""

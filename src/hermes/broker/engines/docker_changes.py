@@ -174,6 +174,6 @@ def _bring(upper: Path, place: Path, max_bytes: int) -> None:
             log.warning("too much was changed in a container to copy it", bytes=size, limit=max_bytes)
             place.mkdir()
             return
-        copy = ["cp", "--archive", "--sparse=always", "--no-target-directory", "--", upper, place]
+        copy = ["cp", "--archive", "--sparse=always", "--no-target-directory", "--", str(upper), str(place)]
         subprocess.run(copy, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     place.chmod(stat.S_IMODE(place.lstat().st_mode) | 0o700)

@@ -43,9 +43,12 @@ START_TIMEOUT = 20.0
 """Seconds a process has to start."""
 CALL_TIMEOUT = 20.0
 """Seconds for a signal, a change of size, or the question how a process ended."""
+LAST_OUTPUT = 3.0
+"""Seconds without output after which nothing more is expected of a process that has ended."""
 STDIN, STDOUT, STDERR = 0, 1, 2
 _CHUNK = 1 << 16
-_MAX_GREETING = 4096
+_MAX_EARLY = 1 << 18
+_STUCK = 1.0
 _POLLS = (0.005, 0.5)
 """Seconds between questions whether a process ended, after its streams did: the first pause and the longest."""
 _NUMBERS = {name: signal.Signals[f"SIG{name}"].value for name in SIGNALS}
@@ -60,20 +63,24 @@ class _Refused(Exception):
 class _Process:
     """One exec, from the request to its end. `pid` is the session it leads, in the box."""
 
-    def __init__(self, spawn: Spawn, stream: Stream, exec_id: str, pid: int, rest: bytes) -> None:
+    def __init__(self, spawn: Spawn, stream: Stream, exec_id: str, pid: int, early: list[tuple[int, bytes]]) -> None:
         self.id = spawn.id
         self.tty = spawn.terminal is not None
         self.stream = stream
         self.exec_id = exec_id
         self.pid = pid
-        self.rest = rest
-        """Output that came together with the greeting."""
+        self.early = early
+        """Output, by stream, that came together with the greeting."""
         self.asked = asyncio.Event()
         self.signals: dict[str, None] = {}
         """Still to be sent, in order; each at most once at a time."""
         self.sent: set[str] = set()
         self.size: tuple[int, int] | None = None
         """Still to be set: rows and columns."""
+        self.over = False
+        """It is known to have ended; its stream may not know."""
+        self.reading: asyncio.Timeout | None = None
+        """Bounds the wait for output, once it is over."""
         self.fds: dict[int, int] = {}
         """Our ends by stream number; a terminal is one fd under two numbers."""
 
@@ -81,6 +88,19 @@ class _Process:
         """Have these sent to its session."""
         self.signals.update(dict.fromkeys(names))
         self.asked.set()
+
+    def has_ended(self) -> None:
+        """What is on its way still arrives, but nothing more is waited for."""
+        self.over = True
+        if self.reading is not None:
+            self.reading.reschedule(asyncio.get_running_loop().time() + LAST_OUTPUT)
+
+    async def next_output(self) -> tuple[int, bytes] | None:
+        """The next piece of output and its stream; None at the end. TimeoutError if it is over and nothing comes."""
+        async with asyncio.timeout(LAST_OUTPUT if self.over else None) as self.reading:
+            message = await self.stream.read_out()
+        self.reading = None
+        return None if message is None else (message.stream, message.data)
 
     def drop(self, stream: int) -> None:
         """Close our end of that stream. Safe to call twice."""
@@ -170,7 +190,7 @@ class ExecServer:
         finally:
             for stream in (STDIN, STDOUT, STDERR):
                 process.drop(stream)
-            await process.stream.close()
+            await _close(process.stream)
         return await self._ended(process)
 
     async def _start(self, spawn: Spawn) -> _Process:
@@ -193,20 +213,23 @@ class ExecServer:
         exec_id = await self._create(command, spawn.user, tty=tty)
         stream = Exec(self._docker, exec_id, tty=tty).start()
         try:
-            seen = b""
-            while b"\n" not in seen and len(seen) < _MAX_GREETING:
+            seen = {STDOUT: b"", STDERR: b""}
+            # What the process writes to stderr can overtake the greeting, which goes to stdout.
+            while b"\n" not in seen[STDOUT] and len(seen[STDERR]) < _MAX_EARLY:
                 if (message := await stream.read_out()) is None:
                     break
-                seen += message.data
-            line, _, rest = seen.partition(b"\n")
+                seen[STDERR if message.stream == STDERR else STDOUT] += message.data
+            line, _, rest = seen[STDOUT].partition(b"\n")
             words = line.split()
             if len(words) != 3 or words[0] != token.encode() or not words[1].isdigit():
-                raise _Refused(seen.decode(errors="replace").strip() or "it ended at once")
-            process = _Process(spawn, stream, exec_id, int(words[1]), rest)
+                said = (seen[STDOUT] + seen[STDERR])[:_MAX_EARLY]
+                raise _Refused(said.decode(errors="replace").strip() or "it ended at once")
+            early = [(STDERR, seen[STDERR]), (STDOUT, rest)]
+            process = _Process(spawn, stream, exec_id, int(words[1]), early)
             if spawn.terminal is not None and words[2] == b"-":
                 await self._resize(process, scripts.limit(spawn.terminal.height), scripts.limit(spawn.terminal.width))
         except BaseException:
-            await stream.close()
+            await _close(stream)
             raise
         return process
 
@@ -233,7 +256,7 @@ class ExecServer:
                     while await stream.read_out() is not None:
                         pass
                 finally:
-                    await stream.close()
+                    await _close(stream)
 
     # ---- its streams
 
@@ -248,31 +271,47 @@ class ExecServer:
 
     async def _deliver(self, process: _Process) -> None:
         """Bring output to the other end. Where nobody reads any more, a SIGPIPE tells the writer, and output is dropped."""
-        stream, data = STDOUT, process.rest
-        process.rest = b""
-        while True:
-            if data and (fd := process.fds.get(stream)) is not None:
-                try:
-                    await _write(fd, data)
-                except OSError:
-                    process.drop(stream)
-                    process.signal(*(("HUP", "CONT") if process.tty else ("PIPE",)))
-            if (message := await process.stream.read_out()) is None:
-                return
-            stream, data = message.stream, message.data
+        for stream, data in process.early:
+            await self._deliver_one(process, stream, data)
+        process.early.clear()
+        while (output := await process.next_output()) is not None:
+            await self._deliver_one(process, *output)
+
+    async def _deliver_one(self, process: _Process, stream: int, data: bytes) -> None:
+        if (fd := process.fds.get(stream)) is None:
+            return
+        try:
+            await _write(fd, data)
+        except OSError:
+            process.drop(stream)
+            process.signal(*(("HUP", "CONT") if process.tty else ("PIPE",)))
 
     async def _feed(self, process: _Process) -> None:
         """Bring input to the process. The end of it is passed on; a terminal that is closed hangs up."""
         fd = process.fds[STDIN]
         with suppress(*FAULTS):
             while data := await _read(fd):
-                await process.stream.write_in(data)
+                await self._write_in(process, data)
         if process.tty:
             process.signal("HUP", "CONT")
         else:
             process.drop(STDIN)
             with suppress(*FAULTS):
                 _write_eof(await _opened(process.stream))
+
+    async def _write_in(self, process: _Process, data: bytes) -> None:
+        """Write input to the process. Docker does not end the stream of one that ended while its input was stuck: so ask."""
+        # A task of its own: aiohttp's wait for room does not survive that it is cancelled, and waited for again.
+        writing = self._tasks.spawn(_written(process.stream, data), name=f"input {process.id}")
+        try:
+            while not (await asyncio.wait({writing}, timeout=_STUCK))[0]:
+                if (await self._state(process)).get("Running") is False:
+                    process.has_ended()
+                    raise ConnectionResetError("the process has ended")
+        finally:
+            writing.cancel()
+        if not writing.result():
+            raise ConnectionResetError("the stream is closed")
 
     async def _control(self, process: _Process) -> None:
         """Send signals and set sizes, one after the other; of what comes in between only the latest counts."""
@@ -294,14 +333,17 @@ class ExecServer:
 
     # ---- its end
 
+    async def _state(self, process: _Process) -> dict[str, Any]:
+        async with asyncio.timeout(CALL_TIMEOUT):
+            return await Exec(self._docker, process.exec_id).inspect()
+
     async def _ended(self, process: _Process) -> Exited:
         """How it ended. Docker tells 128+n for signal n as well as for such a status: it counts as a signal if we know of one."""
         pause, longest = _POLLS
         failures = 0
         while True:
             try:
-                async with asyncio.timeout(CALL_TIMEOUT):
-                    state: dict[str, Any] = await Exec(self._docker, process.exec_id).inspect()
+                state = await self._state(process)
             except FAULTS as error:
                 failures += 1
                 if failures > 3 or self._gone or (isinstance(error, DockerError) and error.status in {404, 409}):
@@ -355,6 +397,26 @@ async def _opened(stream: Stream) -> asyncio.WriteTransport:
 def _write_eof(transport: asyncio.WriteTransport) -> None:
     if transport.can_write_eof() and not transport.is_closing():
         transport.write_eof()
+
+
+async def _written(stream: Stream, data: bytes) -> bool:
+    """Write to an exec's stream; return when there is room for more, and whether it still can be written to."""
+    try:
+        await stream.write_in(data)
+    except FAULTS:
+        return False
+    return True
+
+
+async def _close(stream: Stream) -> None:
+    """Close an exec's stream without waiting for what it has still to write."""
+    try:
+        transport = await _opened(stream) if stream._resp is not None else None
+    except ConnectionResetError:
+        transport = None
+    await stream.close()
+    if transport is not None:
+        transport.abort()
 
 
 async def _ready(fd: int, *, writing: bool) -> None:

@@ -99,6 +99,7 @@ class ContainerProxy:
         if self._process is None or self._over is None:
             raise RuntimeError("start() first")
         exit: Exit | None = None
+        failure: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 helpers = [group.create_task(self._pump_input(self._process)), group.create_task(self._until_over(self._over))]
@@ -108,7 +109,9 @@ class ContainerProxy:
         except* _ClientGoneError:
             pass
         except* RecordingError as failures:
-            raise failures.exceptions[0] from None
+            failure = failures.exceptions[0]
+        if failure is not None:
+            raise failure
         if exit is None:
             return
         if exit.lost:

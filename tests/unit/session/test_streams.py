@@ -23,7 +23,7 @@ async def test_reads_what_comes_until_the_end() -> None:
     reading = asyncio.gather(reader.read())
     await asyncio.sleep(0)
     os.write(writer, b"one")
-    assert await reading == [b"one"]
+    assert list(await reading) == [b"one"]
     os.write(writer, b"two")
     os.close(writer)
     assert await reader.read() == b"two"
@@ -62,7 +62,7 @@ async def test_finish_wakes_a_reader_that_waits() -> None:
     reading = asyncio.gather(reader.read())
     await asyncio.sleep(0)
     reader.finish()
-    assert await reading == [b""]
+    assert list(await reading) == [b""]
     os.close(fd)
     os.close(writer)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import re
 from collections.abc import AsyncIterator
 
@@ -469,14 +470,24 @@ async def test_a_background_job_outlives_its_channel(client: BoxClient) -> None:
 
 
 async def test_a_background_job_outlives_its_terminal(client: BoxClient) -> None:
+    seconds = 1_000_000 + os.getpid()
+
+    async def jobs() -> list[bytes]:
+        found = await client.run(f"grep -al 'sleep.{seconds}' /proc/[0-9]*/cmdline | grep -v /self/")
+        names = [path.split(b"/")[2].decode() for path in found.stdout.split()]
+        exact = [await client.run(f"tr '\\0' ' ' < /proc/{name}/cmdline; echo {name} >&2") for name in names]
+        return [result.stderr.strip() for result in exact if result.stdout.startswith(b"sleep ")]
+
+    async def runs() -> bool:
+        return len(await jobs()) == 1
+
     shell = await client.start(terminal=Terminal())
-    await shell.write(b"setsid nohup sleep 987 >/dev/null 2>&1 </dev/null & echo st''arted\n")
-    await shell.read_until(b"started\r\n")
+    await shell.write(b"setsid nohup sleep %d >/dev/null 2>&1 </dev/null &\n" % seconds)
+    await eventually(runs, interval=0.1)
     shell.close()
     await shell.wait()
-    survivors = (await client.run("grep -al 'sleep.98[7]' /proc/[0-9]*/cmdline")).stdout.split()
-    assert len(survivors) == 1
-    await client.output(f"kill {survivors[0].split(b'/')[2].decode()}")
+    (job,) = await jobs()
+    await client.output(b"kill " + job)
 
 
 # ---- hostile messages

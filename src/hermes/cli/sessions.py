@@ -111,11 +111,11 @@ def _journal(settings: Settings) -> JournalReader:
 
 def _since(text: str, now: datetime) -> datetime:
     """Return the moment meant by `90m` (ago), a date, or a date and time; UTC where it names no zone."""
-    if match := re.fullmatch(r"(\d{1,6})([smhdw])", text):
-        return now - timedelta(seconds=int(match[1]) * _UNITS[match[2]])
     try:
+        if match := re.fullmatch(r"([0-9]{1,6})([smhdw])", text):
+            return now - timedelta(seconds=int(match[1]) * _UNITS[match[2]])
         moment = datetime.fromisoformat(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         fail(f"--since {text}: give a time span such as 90m or 7d, or a date such as 2026-01-31 or 2026-01-31T12:00Z", USAGE)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
@@ -186,7 +186,7 @@ def _facts(session: Session, story: Story) -> Iterable[str]:
         ("user", _short(session.username)),
         ("from", f"{_short(session.source_ip)} port {session.source_port}"),
         ("client", _short(session.client_version)),
-        ("HASSH", story.hassh),
+        ("HASSH", _short(story.hassh or "")),
         ("started", f"{session.started:%Y-%m-%d %H:%M:%S} UTC"),
         ("ended", ended),
         ("cause", _short(session.cause or "")),
@@ -204,7 +204,7 @@ def _attempts(attempts: list[Attempt]) -> Iterable[str]:
     lines = []
     for attempt in attempts:
         verdict = "accepted" if attempt.accepted else "refused"
-        secrets = "".join(f"  {name} {_short(value)}" for name, value in attempt.secrets())
+        secrets = "".join(f"  {_short(name, 80)} {_short(value)}" for name, value in attempt.secrets())
         lines.append(
             f"  {_clock(attempt.time)}  {_short(attempt.method)}  {_short(attempt.username)}{secrets}  "
             f"{verdict} ({_short(attempt.rule)})"
@@ -236,7 +236,7 @@ def _channels(settings: Settings, channels: list[Channel]) -> Iterable[str]:
 def _what(channel: Channel) -> str:
     terminal = "" if channel.term is None else f" on {_short(channel.term, 40)} {channel.width}x{channel.height}"
     command = "" if channel.command is None else f" {_short(channel.command)}"
-    return f"{channel.kind or 'nothing started'}{command}{terminal}"
+    return f"{_short(channel.kind or 'nothing started')}{command}{terminal}"
 
 
 def _ending(channel: Channel) -> str:
@@ -256,7 +256,9 @@ def _rest(story: Story) -> Iterable[str]:
         lines = []
         for event in story.rest:
             hidden = ("event", "connection_id", "session_id")
-            fields = "  ".join(f"{name}={_short(str(value), 120)}" for name, value in event.body.items() if name not in hidden)
+            fields = "  ".join(
+                f"{_short(name, 40)}={_short(str(value), 120)}" for name, value in event.body.items() if name not in hidden
+            )
             lines.append(f"  {_clock(event.time)}  {_short(event.event)}  {fields}")
         yield from _bounded(lines)
 

@@ -74,7 +74,8 @@ class Sensor:
             found: list[dict[str, Any]] = self.json("sessions", "list")
             return found if sum(session["ended"] is not None for session in found) >= ended else None
 
-        return wait_until(enough)
+        found: list[dict[str, Any]] = wait_until(enough)
+        return found
 
     def pids(self) -> dict[str, int]:
         """The launcher's children by name."""
@@ -160,7 +161,8 @@ def left_behind(data_dir: Path) -> list[str]:
     from hermes.broker.launcher import instance_of, runtime_dir
 
     name = f"hermes-{instance_of(data_dir)}"
-    groups = [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{name}*") if path.is_dir()]
+    cgroups = Path("/sys/fs/cgroup")
+    groups = [str(path) for path in (*cgroups.glob(name), *cgroups.glob(f"*/{name}"))]
     mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(runtime_dir(data_dir)) in line]
     running = []
     for path in Path("/proc").glob("[0-9]*/environ"):

@@ -57,7 +57,7 @@ class Running:
     port: int
     over: list[Visitor]
 
-    def connect(self, **options: Any) -> "asyncssh.connection._SSHConnectionManager":
+    def connect(self, **options: Any) -> Any:
         """Connect with asyncssh's client as root/root."""
         settings = {"username": "root", "password": "root", "known_hosts": None, "client_keys": None, "config": None, **options}
         return asyncssh.connect("127.0.0.1", self.port, **settings)

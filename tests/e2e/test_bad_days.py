@@ -1,0 +1,130 @@
+"""What an operator meets when things go wrong: one clear line, no traceback, nothing left behind, and back to work."""
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import HERMES, Sensor, Start, free_port, left_behind, wait_until
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+
+
+def ends(sensor: Sensor, *, code: int) -> str:
+    """What a sensor said that could not start."""
+    assert sensor.process.wait(90) == code, sensor.said()
+    said = sensor.said()
+    assert "Traceback" not in said
+    assert left_behind(sensor.data_dir) == []
+    return said
+
+
+def test_port_taken(start: Start) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = ends(start(ready=False, server__port=str(port)), code=1)
+    assert f"127.0.0.1 port {port}" in said or f"port {port} on 127.0.0.1" in said or str(port) in said
+
+
+def test_not_root(tmp_path: Path) -> None:
+    for directory in (tmp_path, *tmp_path.parents[:3]):
+        directory.chmod(0o755)
+    environ = {**os.environ, "HERMES_DATA_DIR": str(tmp_path), "HERMES_SERVER__PORT": str(free_port())}
+    done = subprocess.run([HERMES, "up"], user="nobody", env=environ, cwd="/", capture_output=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert b"root" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_wrong_configuration(tmp_path: Path) -> None:
+    (tmp_path / "hermes.yaml").write_text("server:\n  port: abc\n  prot: 22\n")
+    done = subprocess.run([HERMES, "up"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "hermes.yaml:2: server.port" in done.stderr
+    assert "hermes.yaml:3: unknown key server.prot" in done.stderr
+
+
+def test_unknown_image(start: Start) -> None:
+    said = ends(start(ready=False, container_pool__image="no-such-image"), code=1)
+    assert "no-such-image" in said
+
+
+def test_engine_missing(start: Start, tmp_path: Path) -> None:
+    host = f"unix://{tmp_path}/none.sock"
+    said = ends(start(ready=False, container_pool__engine="docker", container_pool__docker__host=host), code=1)
+    assert str(tmp_path / "none.sock") in said
+
+
+def test_second_sensor_on_the_same_data(start: Start) -> None:
+    first = start()
+    second = start(first.data_dir, ready=False)
+    assert second.process.wait(90) == 1
+    assert "another Hermes" in second.said()
+    assert first.ssh("echo still here").stdout == b"still here\n"
+    assert first.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stops_cleanly_in_the_middle_of_sessions(start: Start, number: signal.Signals) -> None:
+    sensor = start()
+    with subprocess.Popen(
+        ["sshpass", "-p", "root", "ssh", "-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+         "-p", str(sensor.port), "root@127.0.0.1", "echo ready; sleep 1000"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+    ) as client:  # fmt: skip
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"ready\n"
+        assert sensor.stop(number) == 0
+        assert client.wait(30) == 255
+    assert "Traceback" not in sensor.said()
+    assert left_behind(sensor.data_dir) == []
+    (session,) = sensor.sessions(ended=1)
+    assert sensor.json("sessions", "show", session["session_id"])["cause"] == "shutdown"
+
+
+def test_killed_outright_it_leaves_nothing_and_starts_again(start: Start) -> None:
+    sensor = start()
+    sensor.process.kill()
+    sensor.process.wait()
+    wait_until(lambda: not left_behind(sensor.data_dir))
+    again = start(sensor.data_dir)
+    assert again.ssh("echo back").stdout == b"back\n"
+    assert again.stop() == 0
+    assert left_behind(sensor.data_dir) == []
+
+
+def test_everything_killed_at_once_the_next_start_cleans_up(start: Start) -> None:
+    sensor = start()
+    for pid in (sensor.process.pid, *sensor.pids().values()):
+        os.kill(pid, signal.SIGKILL)
+    sensor.process.wait()
+    again = start(sensor.data_dir)
+    assert again.ssh("echo back").stdout == b"back\n"
+    assert again.stop() == 0
+    assert left_behind(sensor.data_dir) == []
+
+
+@pytest.mark.parametrize("name", ["front", "broker"])
+def test_a_process_that_dies_is_started_afresh(start: Start, name: str) -> None:
+    sensor = start()
+    before = sensor.pids()
+    os.kill(before[name], signal.SIGKILL)
+    wait_until(lambda: len(now := sensor.pids()) == 2 and now[name] != before[name])
+    assert wait_until(lambda: sensor.ssh("echo back").stdout) == b"back\n"
+    assert sensor.stop() == 0
+    assert f"the {name} died (killed by SIGKILL)" in sensor.said()
+    assert left_behind(sensor.data_dir) == []
+
+
+def test_an_attacker_who_kills_everything_in_the_box(start: Start) -> None:
+    sensor = start()
+    assert sensor.ssh("kill -9 -1; echo alone").stdout == b"alone\n"
+    assert sensor.ssh("kill -9 1; kill -9 $$").returncode == 255
+    assert sensor.ssh("echo next").stdout == b"next\n"
+    assert sensor.stop() == 0
+    assert left_behind(sensor.data_dir) == []

@@ -1,6 +1,62 @@
-"""What the pool is to begin next, decided from numbers alone."""
+"""What the pool keeps of boxes and of those who wait, and what it is to begin next, decided from numbers alone."""
 
+import asyncio
+import socket
+import time
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import NamedTuple
+
+from hermes.broker.engines.base import Box
+from hermes.broker.forensics import Facts
+
+
+class State(Enum):
+    """Where a box is in its life."""
+
+    WARM = "warm"
+    ACTIVE = "active"
+    STOPPED = "stopped"
+
+
+@dataclass(slots=True, eq=False)
+class PooledBox:
+    """A box and what the pool knows of it. `sock` is its box socket; the pool keeps it until the box is stopped."""
+
+    box: Box
+    sock: socket.socket
+    state: State = State.WARM
+    session_id: str | None = None
+    waited: float = 0.0
+    created: float = field(default_factory=time.time)
+    allocated: float | None = None
+    delivered: bool = False
+    """A caller of `allocate` has it."""
+
+    @property
+    def id(self) -> str:
+        """The box's."""
+        return self.box.id
+
+
+@dataclass(slots=True)
+class Removal:
+    """A stopped box that is still to be removed; with facts if a session had it."""
+
+    box: Box
+    facts: Facts | None = None
+    attempts: int = 0
+
+
+class Waiter:
+    """A session that waits for a box; several callers may wait for the same one."""
+
+    __slots__ = ("callers", "outcome", "since")
+
+    def __init__(self) -> None:
+        self.outcome: asyncio.Future[PooledBox | str] = asyncio.get_running_loop().create_future()
+        self.since = time.monotonic()
+        self.callers = 0
 
 
 class Plan(NamedTuple):

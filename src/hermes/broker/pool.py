@@ -11,16 +11,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import Enum
 
 import structlog
 
 from hermes import events
-from hermes.broker.engines.base import Box, Engine
+from hermes.broker.engines.base import Engine
 from hermes.broker.facts import fact
 from hermes.broker.forensics import Facts, Forensics
-from hermes.broker.plan import plan
+from hermes.broker.plan import PooledBox, Removal, State, Waiter, plan
 from hermes.config.models import ContainerPoolConfig
 from hermes.container.messages import BrokerEvent, PoolStatus
 from hermes.errors import AllocationError, EngineError
@@ -32,54 +30,6 @@ BACKOFF = (0.25, 30.0)
 """Seconds between creations while the engine fails: the first pause, doubled each time, and the longest."""
 YOUNG = 10.0
 """A warm box that dies before this many seconds counts as a failure of the engine: the next one will hardly do better."""
-
-
-class State(Enum):
-    """Where a box is in its life."""
-
-    WARM = "warm"
-    ACTIVE = "active"
-    STOPPED = "stopped"
-
-
-@dataclass(slots=True, eq=False)
-class PooledBox:
-    """A box and what the pool knows of it. `sock` is its box socket; the pool keeps it until the box is stopped."""
-
-    box: Box
-    sock: socket.socket
-    state: State = State.WARM
-    session_id: str | None = None
-    waited: float = 0.0
-    created: float = field(default_factory=time.time)
-    allocated: float | None = None
-    delivered: bool = False
-    """A caller of `allocate` has it."""
-
-    @property
-    def id(self) -> str:
-        """The box's."""
-        return self.box.id
-
-
-@dataclass(slots=True)
-class _Removal:
-    """A stopped box that is still to be removed; with facts if a session had it."""
-
-    box: Box
-    facts: Facts | None = None
-    attempts: int = 0
-
-
-class _Waiter:
-    """A session that waits for a box; several callers may wait for the same one."""
-
-    __slots__ = ("callers", "outcome", "since")
-
-    def __init__(self) -> None:
-        self.outcome: asyncio.Future[PooledBox | str] = asyncio.get_running_loop().create_future()
-        self.since = time.monotonic()
-        self.callers = 0
 
 
 class Pool:
@@ -104,9 +54,9 @@ class Pool:
         self._backoff = backoff
         self._warm: deque[PooledBox] = deque()
         self._active: dict[str, PooledBox] = {}
-        self._waiting: dict[str, _Waiter] = {}  # in the order they came
-        self._stopping: deque[_Removal] = deque()
-        self._deferred: dict[asyncio.TimerHandle, _Removal] = {}  # what the engine could not remove yet
+        self._waiting: dict[str, Waiter] = {}  # in the order they came
+        self._stopping: deque[Removal] = deque()
+        self._deferred: dict[asyncio.TimerHandle, Removal] = {}  # what the engine could not remove yet
         self._creating = 0
         self._destroying = 0
         self._failures = 0  # creations failed in a row
@@ -153,7 +103,7 @@ class Pool:
                 held = self._hand_out(self._warm.popleft(), session_id, 0.0)
                 held.delivered = True
                 return held
-            waiter = self._waiting[session_id] = _Waiter()
+            waiter = self._waiting[session_id] = Waiter()
             self._turn()
         waiter.callers += 1
         try:
@@ -273,14 +223,14 @@ class Pool:
         else:
             self._warm.append(held)
 
-    def _leave(self, session_id: str, waiter: _Waiter) -> None:
+    def _leave(self, session_id: str, waiter: Waiter) -> None:
         """One caller less waits; with the last one goes the place in the queue, or the box that nobody saw."""
         waiter.callers -= 1
         if waiter.callers:
             return
         if self._waiting.get(session_id) is waiter:
             del self._waiting[session_id]
-        elif (held := self._active.get(session_id)) is not None and not held.delivered:
+        elif waiter.outcome.done() and (held := self._active.get(session_id)) is waiter.outcome.result() and not held.delivered:
             del self._active[session_id]
             self._offer(held)
             self._turn()
@@ -291,7 +241,7 @@ class Pool:
             held.sock.shutdown(socket.SHUT_RDWR)
         held.sock.close()
         facts = None if held.session_id is None else self._facts(held, held.session_id)
-        self._stopping.append(_Removal(held.box, facts))
+        self._stopping.append(Removal(held.box, facts))
 
     def _ended(self, held: PooledBox) -> None:
         """The box's init ended."""
@@ -369,7 +319,7 @@ class Pool:
             try:
                 sock = await self._engine.open(box)
             except BaseException:
-                self._stopping.append(_Removal(box))
+                self._stopping.append(Removal(box))
                 raise
         held = PooledBox(box, sock)
         if dead.is_set():
@@ -378,7 +328,7 @@ class Pool:
         box.on_exit.append(lambda: self._ended(held))
         return held
 
-    async def _destroy(self, removal: _Removal) -> None:
+    async def _destroy(self, removal: Removal) -> None:
         box, facts = removal.box, removal.facts
         # What could not be kept the first time is given up: the box must go.
         keep = self._forensics.place(box.id) if self._forensics and facts and not removal.attempts else None
@@ -403,7 +353,7 @@ class Pool:
             self._destroying -= 1
             self._turn()
 
-    def _defer(self, removal: _Removal, reason: str) -> None:
+    def _defer(self, removal: Removal, reason: str) -> None:
         """Try again later; a pool that closes leaves the box to the engine."""
         self._emit(events.EngineFailed(engine=self._engine.name, operation="destroy", reason=reason))
         if not self._running:

@@ -3,7 +3,6 @@ import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,8 @@ import pytest_asyncio
 
 from hermes.broker.engines.base import Box, Engine
 from hermes.broker.forensics import Forensics
-from hermes.broker.plan import Plan, plan
-from hermes.broker.pool import Pool, PooledBox, State
+from hermes.broker.plan import PooledBox, State
+from hermes.broker.pool import Pool
 from hermes.config import ContainerPoolConfig
 from hermes.config.models import ForensicsConfig
 from hermes.container.messages import BrokerEvent
@@ -102,40 +101,6 @@ def alive(pid: int) -> bool:
     except OSError:
         return False
     return state not in {b"Z", b"X"}
-
-
-# ---- the plan: pure
-
-IDLE = dict.fromkeys(("creating", "waiting", "stopping", "destroying"), 0) | {
-    "size": 3, "concurrency": 2, "max_stopping": 20, "warm": 3, "failing": False, "paused": False,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, (0, 0)),
-        ({"warm": 2}, (1, 0)),
-        ({"warm": 0}, (2, 0)),
-        ({"warm": 0, "creating": 2}, (0, 0)),
-        ({"warm": 2, "creating": 1}, (0, 0)),
-        ({"warm": 0, "creating": 1, "waiting": 50}, (1, 0)),
-        ({"warm": 0, "paused": True}, (0, 0)),
-        ({"warm": 0, "failing": True}, (1, 0)),
-        ({"warm": 0, "failing": True, "creating": 1}, (0, 0)),
-        ({"stopping": 9}, (0, 2)),
-        ({"stopping": 9, "destroying": 2}, (0, 0)),
-        ({"stopping": 5, "warm": 0}, (2, 1)),
-        ({"stopping": 5, "warm": 0, "destroying": 1}, (2, 0)),
-        ({"stopping": 6, "warm": 0}, (2, 2)),
-        ({"stopping": 20, "warm": 0}, (2, 2)),
-        ({"stopping": 21, "warm": 0}, (0, 2)),
-        ({"warm": 9}, (0, 0)),
-        ({"size": 0, "warm": 0, "stopping": 1}, (0, 1)),
-    ],
-)
-def test_plan(changes: dict[str, int | bool], expected: tuple[int, int]) -> None:
-    assert plan(**{**IDLE, **changes}) == Plan(*expected)  # type: ignore[arg-type]
 
 
 # ---- keeping warm
@@ -305,13 +270,6 @@ async def wait_refused(pool: Pool, session_id: str) -> str:
 
 
 # ---- cancellation, at every await
-
-
-@asynccontextmanager
-async def stepping(pool: Pool, session_id: str) -> AsyncIterator["asyncio.Task[PooledBox]"]:
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(pool.allocate(session_id))
-        yield task
 
 
 @pytest.mark.asyncio

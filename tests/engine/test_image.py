@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes.broker import image, image_build
+from hermes.broker import image
 from hermes.broker.image_build import inside
 from hermes.broker.image_definition import Definition, find
 from hermes.errors import ImageError
@@ -189,31 +189,6 @@ def test_setup_that_fails_fails_the_build(target_image: "Image") -> None:
         inside(target_image.rootfs, ["sh", "-c", "echo no luck >&2; exit 3"])
     with pytest.raises(ImageError, match="failed inside the image"):
         inside(target_image.rootfs, ["/no/such/program"])
-
-
-def test_the_host_own_sources_are_used_only_for_its_own_release(monkeypatch: pytest.MonkeyPatch) -> None:
-    definition = find("debian-12")
-    lines = [
-        "http://mirror.test/debian bookworm main",
-        "http://mirror.test/debian bookworm non-free",
-        "http://mirror.test/sec bookworm-security main",
-        "https://deb.nodesource.test/node_20.x nodistro main",
-        "http://mirror.test/debian bookworm-backports main",
-    ]
-    monkeypatch.setattr(image_build, "_ask", lambda argv: lines)
-    monkeypatch.setattr(image_build, "_os_release", lambda: {"ID": "debian", "VERSION_CODENAME": "bookworm"})
-    assert image_build._sources(definition) == [
-        "deb http://mirror.test/debian bookworm main",
-        "deb http://mirror.test/sec bookworm-security main",
-    ]
-    monkeypatch.setattr(image_build, "_os_release", lambda: {"ID": "ubuntu", "VERSION_CODENAME": "noble"})
-    sources = image_build._sources(definition)
-    assert [line.split("] ")[-1] for line in sources] == [
-        "http://deb.debian.org/debian bookworm main",
-        "http://deb.debian.org/debian bookworm-updates main",
-        "http://deb.debian.org/debian-security bookworm-security main",
-    ]
-    assert all("signed-by=/usr/share/keyrings/debian-archive-keyring.gpg" in line for line in sources)
 
 
 # ---- the default image

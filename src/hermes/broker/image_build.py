@@ -45,8 +45,8 @@ _EMPTIED = ("dev", "run", "tmp", "var/tmp")
 def make_rootfs(definition: Definition, rootfs: Path, log: Path, progress: Progress) -> None:
     """Fill `rootfs` (which must not exist; its parent must) with what `definition` says.
 
-    All output of the tools goes to `log`, each step to `progress`. Raise `ImageError`, with the last lines of the log,
-    when a step fails; what is there by then is the caller's to remove.
+    All output of the tools goes to `log`, each step to `progress`. Raise `ImageError`, with what the tool complained of, when a
+    step fails; what is there by then is the caller's to remove.
     """
     started = time.time()
     config = definition.config
@@ -142,8 +142,9 @@ def _why(definition: Definition, log: Path) -> str:
     text = log.read_text(encoding="utf-8", errors="replace")
     if "No space left on device" in text or "not enough free space" in text.lower():
         return f"image {definition.name}: the disk is full; free about 1 GB under {log.parent}"
-    end = "\n".join(f"  {line}" for line in text.splitlines()[-20:])
-    return f"image {definition.name}: mmdebstrap failed; all it said is in {log}, its last lines are:\n{end}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = [line.removeprefix("E: ") for line in lines if line.startswith("E: ")] or lines[-3:]
+    return f"image {definition.name}: mmdebstrap failed: {'; '.join(said[:3])} (all it said is in {log})"
 
 
 def _disk(error: OSError, where: Path) -> str:

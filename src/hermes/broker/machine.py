@@ -54,11 +54,10 @@ def examine(settings: Settings, machine: Machine | None = None) -> list[Result]:
 
 
 def require(settings: Settings, machine: Machine | None = None) -> None:
-    """Raise `MachineError`, naming everything that fails and how to mend it, one need a line."""
+    """Raise `MachineError`, naming in one line everything that fails and how to mend it."""
     failed = [result for result in examine(settings, machine) if result.state is State.FAILED]
     if failed:
-        lines = [f"{result.name}: {result.detail}. {result.fix}" for result in failed]
-        raise MachineError("this machine is not ready: " + (lines[0] if len(lines) == 1 else "\n  ".join(["", *lines])))
+        raise MachineError("this machine is not ready: " + "; ".join(f"{it.name}: {it.detail} ({it.fix})" for it in failed))
 
 
 # ---- for every engine

@@ -7,7 +7,8 @@ import socket
 
 import structlog
 
-from hermes.broker.pool import Pool, PooledBox
+from hermes.broker.plan import PooledBox
+from hermes.broker.pool import Pool
 from hermes.container.messages import (
     Allocate,
     Allocated,

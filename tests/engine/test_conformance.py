@@ -15,7 +15,10 @@ from hermes.errors import SpawnError
 from hermes.testing.boxes import BoxClient, Result, eventually
 from tests.engine.conftest import Case
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(120, func_only=True),  # the first test that needs the image may wait for it to be built
+]
 
 EXACT = b'for a in "$@"; do printf "<%s>" "$a"; done'
 SHELLS_OWN = {b"PWD", b"OLDPWD", b"SHLVL", b"_"}

@@ -13,7 +13,10 @@ from hermes.errors import HermesError, SpawnError
 from hermes.testing.boxes import BoxClient, eventually
 from tests.engine.conftest import LIMITS, Case, new_id
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(120, func_only=True),  # the first test that needs the image may wait for it to be built
+]
 
 
 @pytest.fixture

@@ -9,23 +9,23 @@ import json
 import os
 import re
 import socket
-import ssl
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import aiohttp
 import structlog
 from aiodocker import Docker, DockerError
 
-from hermes.broker.engines import docker_changes, docker_scripts
+from hermes.broker.engines import docker_changes
 from hermes.broker.engines.base import Box
-from hermes.broker.engines.docker_exec import FAULTS, ExecServer, one_line
+from hermes.broker.engines.docker_container import BOX_LABEL, INSTANCE_LABEL, connect, container_config, name_of, pidfd_of
+from hermes.broker.engines.docker_exec import ExecServer
 from hermes.broker.engines.docker_image import ready_image
+from hermes.broker.engines.docker_stream import FAULTS, one_line
 from hermes.broker.image import Image
-from hermes.broker.policy import MASKED_PATHS, READONLY_PATHS, Policy
+from hermes.broker.policy import Policy
 from hermes.broker.zygote import Zygote
 from hermes.config.models import ContainerPoolConfig
 from hermes.errors import EngineError
@@ -34,8 +34,6 @@ from hermes.tasks import TaskOwner
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-INSTANCE_LABEL = "hermes.instance"
-BOX_LABEL = "hermes.container"
 OLDEST_API = (1, 40)
 CALL_TIMEOUT = 30.0
 """Seconds the daemon has to answer anything but the creation of a container."""
@@ -61,56 +59,6 @@ class _Cell:
     server: ExecServer | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     removal: "asyncio.Task[EngineError | None] | None" = None
-
-
-def container_config(
-    policy: Policy, config: ContainerPoolConfig, image: str, init: tuple[str, ...], labels: dict[str, str]
-) -> dict[str, Any]:
-    """What Docker is told to create. An empty `init` stands for a shell that does nothing."""
-    limits = config.limits
-    shm = limits.memory // 4
-    return {
-        "Image": image,
-        "Hostname": config.hostname,
-        "User": "0:0",
-        "WorkingDir": "/",
-        "Entrypoint": list(init) or ["/bin/sh", "-c", docker_scripts.KEEPALIVE, "init"],
-        "Cmd": [],
-        "Labels": labels,
-        "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": {
-            "NetworkMode": "none",
-            "IpcMode": "private",
-            "CgroupnsMode": "private",
-            "Privileged": False,
-            "Init": False,
-            "CapDrop": ["ALL"],
-            "CapAdd": list(policy.security.capabilities),
-            "SecurityOpt": [
-                f"seccomp={policy.docker_seccomp()}",
-                *(["no-new-privileges:true"] if policy.security.no_new_privileges else []),
-            ],
-            "MaskedPaths": [*MASKED_PATHS, "/sys/fs/cgroup"],
-            "ReadonlyPaths": list(READONLY_PATHS),
-            "Memory": limits.memory,
-            "MemorySwap": limits.memory,
-            "PidsLimit": limits.pids,
-            "NanoCpus": round(limits.cpus * 1e9),
-            "ShmSize": shm,
-            "Tmpfs": {"/run": f"rw,nosuid,nodev,mode=755,size={shm}"} if init else {},
-            "Ulimits": [
-                {"Name": name.removeprefix("RLIMIT_").lower(), "Soft": value, "Hard": value}
-                for name, value in policy.rlimits.items()
-            ],
-            "LogConfig": {"Type": "none"},
-            "RestartPolicy": {"Name": "no"},
-        },
-    }
-
-
-def is_of(container: str, cgroups: str) -> bool:
-    """Whether a process with this `/proc/PID/cgroup` is one of the container with this full id."""
-    return len(container) >= 32 and container in cgroups
 
 
 class DockerEngine:
@@ -198,7 +146,7 @@ class DockerEngine:
         labels = {INSTANCE_LABEL: self._instance, BOX_LABEL: container_id}
         init = self._image.init if isinstance(self._image, Image) else ()
         wanted = container_config(self._policy, self._config, self._reference, init, labels)
-        name = _name(container_id)
+        name = name_of(container_id)
         try:
             async with self._asking("create a container", self._config.create_timeout):
                 container = await self._docker.containers.create(wanted, name=name)
@@ -289,7 +237,7 @@ class DockerEngine:
 
     async def _remove(self, container_id: str) -> None:
         """Kill and remove a container, if it is there. Return when it is gone."""
-        container = self._docker.containers.container(_name(container_id))
+        container = self._docker.containers.container(name_of(container_id))
         async with self._removers, self._asking("remove a container"):
             while True:
                 try:
@@ -335,7 +283,7 @@ class DockerEngine:
             why = state.get("Error") or "no reason given"
             raise EngineError(f"docker: a container ended at once, with status {state.get('ExitCode')}: {why}")
         pid = int(state["Pid"])
-        cell.pidfd = _pidfd(pid, str(cell.details["Id"]))
+        cell.pidfd = pidfd_of(pid, str(cell.details["Id"]))
         if cell.pidfd is not None:
             cell.box.pid = pid
             asyncio.get_running_loop().add_reader(cell.pidfd, self._init_ended, cell)
@@ -400,46 +348,6 @@ class DockerEngine:
             raise EngineError(
                 f"docker: cannot {what}: {host} does not answer; is dockerd running? (systemctl start docker)"
             ) from error
-
-
-def connect(host: str) -> Docker:
-    """A client of the daemon, with as many connections at once as there are processes. TLS as `DOCKER_TLS_VERIFY` says."""
-    connector: aiohttp.BaseConnector
-    if host.startswith("unix://"):
-        connector = aiohttp.UnixConnector(host.removeprefix("unix://"), limit=0)
-    elif host.startswith("tcp://"):
-        tls: ssl.SSLContext | bool = False
-        if os.environ.get("DOCKER_TLS_VERIFY"):
-            certificates = Path(os.environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
-            try:
-                tls = ssl.create_default_context(cafile=certificates / "ca.pem")
-                tls.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
-            except OSError as error:
-                raise EngineError(f"docker: the certificates in {certificates} cannot be used: {error}") from error
-            host = f"https://{host.removeprefix('tcp://')}"
-        connector = aiohttp.TCPConnector(limit=0, ssl=tls or True)
-    else:
-        raise EngineError(f"docker: container_pool.docker.host is {host!r}, not unix:///path or tcp://host:port")
-    return Docker(url="unix://localhost" if host.startswith("unix://") else host, connector=connector)
-
-
-def _name(container_id: str) -> str:
-    return f"hermes-{container_id}"
-
-
-def _pidfd(pid: int, container: str) -> int | None:
-    """A pidfd of that process if it is the container's, on this machine."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except (OSError, ValueError):
-        return None
-    try:
-        if is_of(container, Path(f"/proc/{pid}/cgroup").read_text()):
-            return pidfd
-    except OSError:
-        pass
-    os.close(pidfd)
-    return None
 
 
 async def _caught(work: Awaitable[T]) -> "T | EngineError":

@@ -12,13 +12,13 @@ import socket
 from contextlib import suppress
 from typing import Any
 
-import aiohttp
 import structlog
 from aiodocker import Docker, DockerError
 from aiodocker.execs import Exec
 from aiodocker.stream import Stream
 
 from hermes.broker.engines import docker_scripts as scripts
+from hermes.broker.engines.docker_stream import FAULTS, close_stream, one_line, opened, read_fd, write_eof, write_fd, written
 from hermes.container.messages import (
     SIGNALS,
     BoxReply,
@@ -46,14 +46,11 @@ CALL_TIMEOUT = 20.0
 LAST_OUTPUT = 3.0
 """Seconds without output after which nothing more is expected of a process that has ended."""
 STDIN, STDOUT, STDERR = 0, 1, 2
-_CHUNK = 1 << 16
 _MAX_EARLY = 1 << 18
 _STUCK = 1.0
 _POLLS = (0.005, 0.5)
 """Seconds between questions whether a process ended, after its streams did: the first pause and the longest."""
 _NUMBERS = {name: signal.Signals[f"SIG{name}"].value for name in SIGNALS}
-FAULTS = (DockerError, aiohttp.ClientError, OSError, TimeoutError, AssertionError, RuntimeError)
-"""What aiodocker raises when the daemon is gone, refuses, or answers nonsense."""
 
 
 class _Refused(Exception):
@@ -190,7 +187,7 @@ class ExecServer:
         finally:
             for stream in (STDIN, STDOUT, STDERR):
                 process.drop(stream)
-            await _close(process.stream)
+            await close_stream(process.stream)
         return await self._ended(process)
 
     async def _start(self, spawn: Spawn) -> _Process:
@@ -229,7 +226,7 @@ class ExecServer:
             if spawn.terminal is not None and words[2] == b"-":
                 await self._resize(process, scripts.limit(spawn.terminal.height), scripts.limit(spawn.terminal.width))
         except BaseException:
-            await _close(stream)
+            await close_stream(stream)
             raise
         return process
 
@@ -252,11 +249,11 @@ class ExecServer:
             async with asyncio.timeout(CALL_TIMEOUT):
                 stream = Exec(self._docker, await self._create(command, "0"), tty=False).start()
                 try:
-                    _write_eof(await _opened(stream))
+                    write_eof(await opened(stream))
                     while await stream.read_out() is not None:
                         pass
                 finally:
-                    await _close(stream)
+                    await close_stream(stream)
 
     # ---- its streams
 
@@ -281,7 +278,7 @@ class ExecServer:
         if (fd := process.fds.get(stream)) is None:
             return
         try:
-            await _write(fd, data)
+            await write_fd(fd, data)
         except OSError:
             process.drop(stream)
             process.signal(*(("HUP", "CONT") if process.tty else ("PIPE",)))
@@ -290,19 +287,19 @@ class ExecServer:
         """Bring input to the process. The end of it is passed on; a terminal that is closed hangs up."""
         fd = process.fds[STDIN]
         with suppress(*FAULTS):
-            while data := await _read(fd):
+            while data := await read_fd(fd):
                 await self._write_in(process, data)
         if process.tty:
             process.signal("HUP", "CONT")
         else:
             process.drop(STDIN)
             with suppress(*FAULTS):
-                _write_eof(await _opened(process.stream))
+                write_eof(await opened(process.stream))
 
     async def _write_in(self, process: _Process, data: bytes) -> None:
         """Write input to the process. Docker does not end the stream of one that ended while its input was stuck: so ask."""
         # A task of its own: aiohttp's wait for room does not survive that it is cancelled, and waited for again.
-        writing = self._tasks.spawn(_written(process.stream, data), name=f"input {process.id}")
+        writing = self._tasks.spawn(written(process.stream, data), name=f"input {process.id}")
         try:
             while not (await asyncio.wait({writing}, timeout=_STUCK))[0]:
                 if (await self._state(process)).get("Running") is False:
@@ -383,77 +380,3 @@ def _make_fds(process: _Process) -> tuple[int, ...]:
     for fd in process.fds.values():
         os.set_blocking(fd, False)
     return in_write, out_read, err_read
-
-
-async def _opened(stream: Stream) -> asyncio.WriteTransport:
-    """The transport under an exec's stream, which aiodocker keeps to itself; opens the stream if it is not."""
-    await stream._init()
-    connection = stream._resp.connection if stream._resp is not None else None
-    if connection is None or not isinstance(connection.transport, asyncio.WriteTransport):
-        raise ConnectionResetError("the stream is closed")
-    return connection.transport
-
-
-def _write_eof(transport: asyncio.WriteTransport) -> None:
-    if transport.can_write_eof() and not transport.is_closing():
-        transport.write_eof()
-
-
-async def _written(stream: Stream, data: bytes) -> bool:
-    """Write to an exec's stream; return when there is room for more, and whether it still can be written to."""
-    try:
-        await stream.write_in(data)
-    except FAULTS:
-        return False
-    return True
-
-
-async def _close(stream: Stream) -> None:
-    """Close an exec's stream without waiting for what it has still to write."""
-    try:
-        transport = await _opened(stream) if stream._resp is not None else None
-    except ConnectionResetError:
-        transport = None
-    await stream.close()
-    if transport is not None:
-        transport.abort()
-
-
-async def _ready(fd: int, *, writing: bool) -> None:
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    add, remove = (loop.add_writer, loop.remove_writer) if writing else (loop.add_reader, loop.remove_reader)
-
-    def wake() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    add(fd, wake)
-    try:
-        await ready
-    finally:
-        remove(fd)
-
-
-async def _read(fd: int) -> bytes:
-    while True:
-        try:
-            return os.read(fd, _CHUNK)
-        except BlockingIOError:
-            await _ready(fd, writing=False)
-
-
-async def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(fd, view) :]
-        except BlockingIOError:
-            await _ready(fd, writing=True)
-
-
-def one_line(error: BaseException) -> str:
-    """What a fault says, fit for one line of an operator's terminal."""
-    text = str(error.message) if isinstance(error, DockerError) else str(error)
-    line = text.strip().partition("\n")[0] or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line[:300])

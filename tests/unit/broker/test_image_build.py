@@ -140,5 +140,6 @@ def test_traces_go_and_folders_are_emptied_but_not_through_links(tmp_path: Path)
 )
 def test_why_packages_failed_is_read_from_the_log(tmp_path: Path, log: str, said: str) -> None:
     (tmp_path / "web.log").write_text(log)
-    with pytest.raises(ImageError, match=said):
-        raise ImageError(image_build._why(defined(tmp_path, "suite: bookworm\n"), tmp_path / "web.log"))
+    why = image_build._why(defined(tmp_path, "suite: bookworm\n"), tmp_path / "web.log")
+    assert said in why
+    assert "\n" not in why

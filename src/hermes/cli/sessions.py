@@ -8,9 +8,7 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
+from rich.cells import cell_len, set_cell_size
 
 from hermes.cli.console import (
     USAGE,
@@ -31,6 +29,8 @@ from hermes.store import JournalReader, Session
 
 TABLE_SESSIONS = 50
 JSON_SESSIONS = 1000
+PIPED_WIDTH = 160
+"""Columns of the table when it goes to a file or another program."""
 SHOWN_LINES = 500
 """Lines of one list that `show` prints at most; `--json` gives all."""
 SHOWN_CHARACTERS = 400
@@ -68,7 +68,8 @@ def list_(
     elif not sessions:
         console.print("No sessions.")
     else:
-        console.print(_table(sessions))
+        for line in _table(sessions, console.width if console.is_terminal else PIPED_WIDTH):
+            console.print(line, soft_wrap=True)
         if len(sessions) == count:
             console.print(f"There may be more: --offset {offset + count}, or a larger --limit.", soft_wrap=True)
 
@@ -150,28 +151,29 @@ def _duration(session: Session) -> str:
     return "active" if session.ended is None else _seconds((session.ended - session.started).total_seconds())
 
 
-def _table(sessions: list[Session]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("Session", no_wrap=True)
-    table.add_column("Started (UTC)", no_wrap=True)
-    table.add_column("Lasted", no_wrap=True)
-    table.add_column("User", max_width=20)
-    table.add_column("From")
-    table.add_column("Channels", justify="right")
-    table.add_column("Commands", ratio=1)
+def _table(sessions: list[Session], width: int) -> Iterable[str]:
+    """Yield a line a session; the commands take what is left of `width` columns, or 20 where nothing is left."""
+    rows = [("SESSION", "STARTED (UTC)", "LASTED", "USER", "FROM", "CH", "COMMANDS")]
     for session in sessions:
-        shown = "; ".join(_short(command, 60) for command in session.commands[:3])
+        shown = "; ".join(_short(command, 200) for command in session.commands[:3])
         more = session.command_count - min(len(session.commands), 3)
-        table.add_row(
-            Text(_short(session.session_id, 12).removesuffix("…")),
-            Text(f"{session.started:%Y-%m-%d %H:%M:%S}"),
-            Text(_duration(session) + (" (lost)" if session.cause == "lost" else "")),
-            Text(_short(session.username, 64)),
-            Text(f"{_short(session.source_ip, 45)}"),
-            Text(str(session.channels)),
-            Text(shown + (f" (+{more})" if more else "")),
+        rows.append(
+            (
+                _short(session.session_id[:12]),
+                f"{session.started:%Y-%m-%d %H:%M}",
+                "lost" if session.cause == "lost" else _duration(session),
+                set_cell_size(_short(session.username, 16), 16).rstrip(),
+                _short(session.source_ip, 45),
+                str(session.channels),
+                (f"(+{more}) " if more else "") + shown,
+            )
         )
-    return table
+    widths = [max(cell_len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    left = max(20, width - sum(widths[:-1]) - 2 * (len(widths) - 1))
+    for row in rows:
+        cells = [set_cell_size(cell, size) for cell, size in zip(row[:-1], widths[:-1], strict=True)]
+        last = row[-1] if cell_len(row[-1]) <= left else set_cell_size(row[-1], left - 1) + "…"
+        yield "  ".join((*cells, last)).rstrip()
 
 
 def _facts(session: Session, story: Story) -> Iterable[str]:

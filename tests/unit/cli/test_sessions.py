@@ -7,23 +7,24 @@ from typing import Any
 
 import pytest
 import typer
+from rich.cells import cell_len
 from typer.testing import CliRunner, Result
 
 from hermes import events
-from hermes.cli.sessions import SHOWN_LINES, _bytes, _seconds, _since, app
+from hermes.cli.sessions import SHOWN_LINES, _bytes, _seconds, _since, _table, app
 from hermes.config import Settings
-from hermes.store import Journal, JournalReader
+from hermes.store import Journal, JournalReader, Session
 from tests.unit.store.facts import fact, login, logout, write
 
 Run = Callable[..., Result]
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run `hermes sessions …` on the data directory that is this test's, on a wide terminal."""
+    """Run `hermes sessions …` on the data directory that is this test's."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HERMES_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr("hermes.cli.console.console._width", 200)
     return lambda *arguments: CliRunner().invoke(app, list(arguments))
 
 
@@ -37,6 +38,16 @@ def journal(tmp_path: Path) -> Path:
 def parsed(result: Result) -> Any:
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
+
+
+def _session(**changes: Any) -> Session:
+    known: dict[str, Any] = {
+        "session_id": "0123456789abcdef", "connection_id": "c", "sensor": "s1", "username": "0123456789abcdefgh",
+        "source_ip": "2001:db8:1111:2222:3333:4444:5555:6666", "source_port": 1, "client_version": "x", "started": NOW,
+        "ended": NOW + timedelta(seconds=3), "cause": "client", "container_id": None, "engine": None, "image": None,
+        "channels": 1, "commands": [], "command_count": 0, "bytes_in": 0, "bytes_out": 0,
+    }  # fmt: skip
+    return Session(**(known | changes))
 
 
 def ids(result: Result) -> list[str]:
@@ -95,8 +106,24 @@ def test_the_table(run: Run, journal: Path) -> None:
     more = [events.ChannelInput(session_id="one", channel=0, line=f"echo {number}") for number in range(5)]
     write(journal, *login("one"), *more, *logout("one"))
     out = run("list").stdout
-    for text in ("one", "root", "192.0.2.7", "uname -a; echo 0; echo 1 (+3)", "0.0 s"):
+    for text in ("one", "root", "192.0.2.7", "(+3) uname -a; echo 0; echo 1", "0.0 s"):
         assert text in out
+
+
+def test_the_table_fits_the_terminal() -> None:
+    session = _session(commands=["x" * 300], command_count=1)
+    lines = list(_table([session], 150))
+    assert max(map(len, lines)) == 150
+    assert lines[1].endswith("x…")
+    for text in ("0123456789ab", "2026-01-31 12:00", "3.0 s", "0123456789abcdef", "2001:db8:1111:2222:3333:4444:5555:6666"):
+        assert text in lines[1]
+    assert lines[0].split() == "SESSION STARTED (UTC) LASTED USER FROM CH COMMANDS".split()
+
+
+def test_wide_characters_keep_the_columns_straight() -> None:
+    wide, narrow = _session(username="用户"), _session(username="user")
+    header, *lines = _table([wide, narrow], 100)
+    assert {cell_len(line[: line.index("2001:")]) for line in lines} == {header.index("FROM")}
 
 
 def test_show_tells_everything(run: Run, journal: Path, tmp_path: Path) -> None:
@@ -212,9 +239,6 @@ def test_no_journal_yet(run: Run) -> None:
 
 def test_replay_is_one_of_the_commands(run: Run) -> None:
     assert re.search(r"replay\s+Play a session", run("--help").stdout)
-
-
-NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(

@@ -93,15 +93,6 @@ def test_fixtures_are_there(mock_pool, mock_container, mock_process, mock_record
     assert "2 passed" in run.stdout, run.stdout + run.stderr
 
 
-def test_the_fakes_are_exported_lazily() -> None:
-    import hermes.testing
-
-    for name in hermes.testing.__all__:
-        assert getattr(hermes.testing, name).__name__ == name
-    with pytest.raises(AttributeError, match="no_such"):
-        _ = hermes.testing.no_such
-
-
 def test_fixtures_bring_no_event_loop(mock_pool: MagicMock) -> None:
     with pytest.raises(RuntimeError):
         asyncio.get_running_loop()

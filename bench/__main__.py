@@ -110,6 +110,7 @@ def main() -> int:
         say("must run as root: it starts sshd and boxes, and makes a throw-away user")
         return 2
     signal.signal(signal.SIGTERM, terminated)
+    facts = report.machine()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     scale = QUICK if options.quick else FULL
     chosen = {name: benchmark for name, benchmark in BENCHMARKS.items() if name in (options.name or BENCHMARKS)}
@@ -128,9 +129,9 @@ def main() -> int:
         finally:
             run.stop()
             remove_user()
-    print(report.text(titles, run.results, run.notes, quick=options.quick), end="")
+    print(report.text(titles, run.results, run.notes, facts, quick=options.quick), end="")
     if options.json is not None:
-        data = report.document(titles, run.results, run.notes, quick=options.quick)
+        data = report.document(titles, run.results, run.notes, facts, quick=options.quick)
         options.json.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
     return 1 if run.notes else 0
 

@@ -14,6 +14,8 @@ from bench.stats import median, number
 
 Results = dict[Key, list[float]]
 """One figure a round."""
+QUIET = 0.25
+"""Load average for each core below which a machine counts as idle."""
 
 
 def rows(benchmark: str, results: Mapping[Key, list[float]]) -> tuple[list[str], list[list[str]]]:
@@ -46,10 +48,22 @@ def verdicts(results: Mapping[Key, list[float]], benchmarks: Iterable[str]) -> l
     return [judge(goal, results) for goal in GOALS if goal.benchmark in names]
 
 
+def busy(facts: Mapping[str, Any]) -> str | None:
+    """A warning where the machine had other work before the run began, None where it was quiet."""
+    if facts["load"] < QUIET * facts["cores"]:
+        return None
+    return f"The machine was busy before the run began (load {facts['load']:.1f}): its figures are worth little."
+
+
 def text(
-    titles: Mapping[str, str], results: Mapping[Key, list[float]], notes: Mapping[tuple[str, str], str], *, quick: bool
+    titles: Mapping[str, str],
+    results: Mapping[Key, list[float]],
+    notes: Mapping[tuple[str, str], str],
+    facts: Mapping[str, Any],
+    *,
+    quick: bool,
 ) -> str:
-    """The whole report. `titles` by benchmark name, `notes` by (benchmark, target): why something is missing."""
+    """The whole report. `titles` by benchmark name; `notes` by (benchmark, target): why one is missing; `facts`: `machine()`."""
     parts = []
     for benchmark, title in titles.items():
         metrics, body = rows(benchmark, results)
@@ -64,6 +78,8 @@ def text(
     parts.append(
         "\n".join([f"── goals: {reached} of {known} measured reached, {len(goals) - known} not measured", *map(str, goals)])
     )
+    if (warning := busy(facts)) is not None:
+        parts.append(warning)
     if quick:
         parts.append("A quick run: it shows that everything works. Its figures are too few to mean anything.")
     return "\n\n".join(parts) + "\n"
@@ -93,12 +109,12 @@ def _processor() -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on; nothing that names the machine or its paths."""
+    """What the figures depend on, as it is now; nothing that names the machine or its paths."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "cores_used": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "load": os.getloadavg()[0],
         "kernel": platform.release(),
         "python": platform.python_version(),
         "openssh": _first_line("sshd", "-V"),
@@ -109,7 +125,12 @@ def machine() -> dict[str, Any]:
 
 
 def document(
-    titles: Mapping[str, str], results: Mapping[Key, list[float]], notes: Mapping[tuple[str, str], str], *, quick: bool
+    titles: Mapping[str, str],
+    results: Mapping[Key, list[float]],
+    notes: Mapping[tuple[str, str], str],
+    facts: Mapping[str, Any],
+    *,
+    quick: bool,
 ) -> dict[str, Any]:
     """The report as plain data: every round's figure, medians, verdicts."""
     figures: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in titles}
@@ -119,7 +140,7 @@ def document(
         "format": 1,
         "taken": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "quick": quick,
-        "machine": machine(),
+        "machine": dict(facts),
         "benchmarks": figures,
         "missing": [{"benchmark": benchmark, "target": target, "why": why} for (benchmark, target), why in notes.items()],
         "goals": [

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,14 @@ def ends(sensor: Sensor, *, code: int) -> str:
     assert "Traceback" not in said
     assert left_behind(sensor.data_dir) == []
     return said
+
+
+def wait_until_clean(sensor: Sensor) -> None:
+    """Return when nothing is left of the sensor; fail with what is."""
+    deadline = time.monotonic() + 60
+    while left := left_behind(sensor.data_dir):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
 
 
 def test_port_taken(start: Start) -> None:
@@ -91,7 +100,7 @@ def test_killed_outright_it_leaves_nothing_and_starts_again(start: Start) -> Non
     sensor = start()
     sensor.process.kill()
     sensor.process.wait()
-    wait_until(lambda: not left_behind(sensor.data_dir))
+    wait_until_clean(sensor)
     again = start(sensor.data_dir)
     assert again.ssh("echo back").stdout == b"back\n"
     assert again.stop() == 0

@@ -78,7 +78,7 @@ def prepare_directories(settings: Settings) -> None:
             if not directory.exists():
                 directory.mkdir(mode=0o700, parents=True)
             os.chown(directory, account.pw_uid, account.pw_gid, follow_symlinks=False)
-            os.chmod(directory, 0o700)
+            directory.chmod(0o700)
     except OSError as error:
         raise MachineError(f"cannot prepare {error.filename}: {error.strerror}") from error
 

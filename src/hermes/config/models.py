@@ -91,7 +91,7 @@ class ServerConfig(Section):
     proxy_protocol: bool = False
     """Expect a PROXY protocol v1 or v2 header before SSH on every connection (behind HAProxy and the like)."""
     version: Annotated[str, Means("1 to 201 printable ASCII characters, no space in front")] = Field(
-        default="OpenSSH_9.2p1 Debian-2+deb12u7", pattern=r"^[\x21-\x7e][\x20-\x7e]{0,200}$"
+        default="OpenSSH_9.2p1 Debian-2+deb12u10", pattern=r"^[\x21-\x7e][\x20-\x7e]{0,200}$"
     )
     """Software version in the identification string, after `SSH-2.0-`."""
     banner: str | None = Field(default=None, max_length=65536)

@@ -192,6 +192,7 @@ class LocalEngine:
             os.close(namespace)
         self._namespaces.clear()
         await asyncio.to_thread(self._threads.shutdown)
+        BoxCgroup(self._cgroup, self._trees).remove()
         if failures:
             raise failures[0]
 

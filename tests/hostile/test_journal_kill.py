@@ -1,4 +1,3 @@
-# ruff: noqa: ASYNC240 - files are what is tested here
 """The journal when its process is killed at any moment, its disk is full, or root has looked into it."""
 
 import asyncio

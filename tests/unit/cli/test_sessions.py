@@ -117,7 +117,7 @@ def test_the_table_fits_the_terminal() -> None:
     assert lines[1].endswith("x…")
     for text in ("0123456789ab", "2026-01-31 12:00", "3.0 s", "0123456789abcdef", "2001:db8:1111:2222:3333:4444:5555:6666"):
         assert text in lines[1]
-    assert lines[0].split() == "SESSION STARTED (UTC) LASTED USER FROM CH COMMANDS".split()
+    assert lines[0].split() == ["SESSION", "STARTED", "(UTC)", "LASTED", "USER", "FROM", "CH", "COMMANDS"]
 
 
 def test_wide_characters_keep_the_columns_straight() -> None:

@@ -1,4 +1,3 @@
-# ruff: noqa: ASYNC240 - files are what is tested here
 import asyncio
 import os
 import sqlite3
@@ -431,3 +430,38 @@ async def test_a_crash_of_the_writer_is_loud(path: Path, monkeypatch: pytest.Mon
     with pytest.raises(JournalError, match="1 events could not be written"):
         journal.close()
     assert isinstance(said[0].exc_value, ArithmeticError)
+
+
+@pytest.mark.asyncio
+async def test_a_disk_that_hangs_is_not_healthy(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hermes.store.journal.STALL_SECONDS", 0.05)
+    monkeypatch.setattr("hermes.store.journal.BUSY_SECONDS", 60)
+    journal = Journal(path, sensor="s1")
+    journal.open()
+    blocker = _Blocker(path)
+    assert journal.healthy
+    journal.emit(fact(1))
+    await eventually(lambda: not journal.healthy)
+    blocker.leave()
+    await journal.wait_written()
+    assert journal.healthy
+    journal.close()
+    assert stored(path, "SELECT count(*) FROM events") == [1]
+
+
+@pytest.mark.asyncio
+async def test_what_is_committed_soon_reaches_the_database_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint ends with an fsync: that is what bounds the loss in a power cut."""
+    monkeypatch.setattr("hermes.store.journal.SYNC_SECONDS", 0.05)
+    journal = Journal(path, sensor="s1")
+    journal.open()
+    journal.emit(fact(1))
+    await journal.wait_written()
+    alone = path.with_name("alone.db")
+
+    def there() -> bool:
+        alone.write_bytes(path.read_bytes())
+        return stored(alone) == ["1"]
+
+    await eventually(there)
+    journal.close()

@@ -1,4 +1,3 @@
-# ruff: noqa: ASYNC240 - files are what is tested here
 import asyncio
 import json
 import os

@@ -58,12 +58,13 @@ def _number(field: bytes) -> int | None:
 
 def parse_passwd(data: bytes, name: bytes) -> Account | None:
     """The first well-formed entry of `name` in a passwd file."""
-    prefix = name + b":"
     for line in data.split(b"\n"):
-        if not line.startswith(prefix):
+        if not line.startswith(name):
             continue
         fields = line.split(b":")
-        if len(fields) == 7 and (uid := _number(fields[2])) is not None and (gid := _number(fields[3])) is not None:
+        if len(fields) != 7 or fields[0] != name:
+            continue
+        if (uid := _number(fields[2])) is not None and (gid := _number(fields[3])) is not None:
             return Account(name, uid, gid, fields[5], fields[6])
     return None
 

@@ -6,9 +6,8 @@ from functools import cached_property
 
 from hermes.broker import seccomp
 from hermes.broker.confinement import Confinement
-from hermes.broker.linux import CAPABILITIES, capability_mask
+from hermes.broker.linux import capability_mask
 from hermes.config.models import LimitsConfig, SecurityConfig
-from hermes.errors import ConfigError
 
 MASKED_PATHS = (
     "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
@@ -19,28 +18,17 @@ MASKED_PATHS = (
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 """Files and directories of the kernel that a box cannot write."""
 
-FORBIDDEN_CAPABILITIES = frozenset(
-    {
-        "AUDIT_CONTROL", "AUDIT_READ", "BPF", "CHECKPOINT_RESTORE", "DAC_READ_SEARCH", "IPC_LOCK", "LINUX_IMMUTABLE", "MAC_ADMIN",
-        "MAC_OVERRIDE", "MKNOD", "NET_ADMIN", "PERFMON", "SYS_ADMIN", "SYS_BOOT", "SYS_MODULE", "SYS_NICE", "SYS_PACCT",
-        "SYS_PTRACE", "SYS_RAWIO", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND",
-    }
-)  # fmt: skip
-"""Capabilities that reach outside a box, or open so much of the kernel that they might; no configuration grants them."""
-
 CORE_LIMIT = 1
 """Bytes. 0 does not stop the kernel from piping a core to a program of the host (core(5)); 1 does, and `ulimit -c` says 0."""
 
 
 class Policy:
-    """The security and limits of every box of one pool. `ConfigError` if the configuration asks for what must not be."""
+    """The security and limits of every box of one pool. `ConfigError` if a seccomp profile cannot be used.
+
+    Which capabilities may be kept at all, the configuration decides (`hermes.config`).
+    """
 
     def __init__(self, security: SecurityConfig, limits: LimitsConfig) -> None:
-        for name in security.capabilities:
-            if name not in CAPABILITIES:
-                raise ConfigError(f"container_pool.security.capabilities: {name!r} is no capability (write it as in NET_RAW)")
-            if name in FORBIDDEN_CAPABILITIES:
-                raise ConfigError(f"container_pool.security.capabilities: {name} reaches outside the container and is refused")
         self.security = security
         self.limits = limits
         self._profile = seccomp.load(security.seccomp_profile) if security.seccomp_profile else seccomp.builtin()

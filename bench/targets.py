@@ -18,6 +18,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 USER = "hermesbench"
 CACHE = Path("/var/cache/hermes-bench")
 """Where Hermes's data lies during a run; between runs only the target images stay there, which take minutes to build."""
+HOME = PROJECT / "images" / "debian-12" / "files" / "root"
+"""What stands in the home of root in Hermes's boxes. Every server's shells start with it, so that none is
+slower for its start-up files."""
 INSTALLED_IMAGES = Path("/var/lib/hermes/images")
 
 
@@ -239,7 +242,7 @@ class Plain(Target):
 
     def _launch(self) -> Process:
         home = self.work / "home"
-        shutil.copytree("/etc/skel", home)
+        shutil.copytree(HOME, home)
         argv = [sys.executable, "-m", "bench.plain_server", str(self.port), str(home)]
         return Process(argv, self.work / "log", cwd=PROJECT)
 
@@ -372,7 +375,7 @@ TARGETS: dict[str, type[Target]] = {target.name: target for target in (Sshd, Cow
 def add_user() -> None:
     """Make the throw-away user whom sshd lets in and Cowrie runs as; its password is set, and locked again, by `Sshd`."""
     remove_user()
-    run("useradd", "--system", "--create-home", "--skel", "/etc/skel", "--shell", "/bin/bash", USER)
+    run("useradd", "--system", "--create-home", "--skel", str(HOME), "--shell", "/bin/bash", USER)
 
 
 def remove_user() -> None:

@@ -506,6 +506,19 @@ async def test_a_removal_that_fails_is_tried_again(make: Make, seen: Seen) -> No
 
 
 @pytest.mark.asyncio
+async def test_a_session_is_cut_off_at_release_even_if_the_box_cannot_be_removed(make: Make, seen: Seen) -> None:
+    engine = Sticky()
+    pool = await make(engine, size=1)
+    box = await pool.allocate("one")
+    with box.sock.dup() as fronts:
+        pool.release("one")
+        await seen.times("engine.failed")
+        assert fronts.recv(10) == b""
+    engine.stuck = False
+    await seen.times("container.stopped")
+
+
+@pytest.mark.asyncio
 async def test_boxes_that_cannot_be_removed_are_bounded(make: Make, seen: Seen) -> None:
     engine = Sticky()
     pool = await make(engine, size=1, max_active=3)

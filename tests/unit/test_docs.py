@@ -30,6 +30,15 @@ WITHOUT_TESTS = {
 """Modules that have no test file of their own, and why they need none."""
 
 TESTED_BY = {
+    "hermes.broker.__main__": "e2e/test_main_job.py",
+    "hermes.cli": "unit/test_main.py",
+    "hermes.cli.up": "e2e/test_bad_days.py",
+    "hermes.server.connection": "front/test_connections.py",
+    "hermes.server.process": "front/test_connections.py",
+    "hermes.server.ssh": "front/test_connections.py",
+    "hermes.server.visitor": "front/test_connections.py",
+    "hermes.server.forwards": "front/test_connections.py",
+    "hermes.server.login": "front/test_authentication.py",
     "hermes.broker.engines.local": "engine/test_conformance.py",
     "hermes.broker.engines.docker": "engine/test_conformance.py",
 }

@@ -6,10 +6,12 @@ started afresh without losing the port.
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import pwd
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -57,14 +59,11 @@ def launch(settings: Settings, progress: Progress) -> None:
     prepare_directories(settings)
     with _locked(settings.data_dir):
         _prepare_image(settings, progress)
-        sockets = [_listening(host, port) for host, port in settings.server.endpoints]
-        try:
+        with contextlib.ExitStack() as closing:
+            sockets = [closing.enter_context(_listening(host, port)) for host, port in settings.server.endpoints]
             linux.set_subreaper()
             linux.private_mounts()
             asyncio.run(_Launcher(settings, sockets, progress).run())
-        finally:
-            for sock in sockets:
-                sock.close()
 
 
 def prepare_directories(settings: Settings) -> None:
@@ -119,22 +118,22 @@ def _listening(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST
         )[0]
-        sock = socket.socket(family, kind, protocol)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
-        sock.listen(1024)
+        with contextlib.ExitStack() as undo:
+            sock = undo.enter_context(socket.socket(family, kind, protocol))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(address)
+            sock.listen(1024)
+            undo.pop_all()
+            return sock
     except OSError as error:
-        hint = ": is another server there? Set server.port to a free one" if error.errno == 98 else ""
+        hint = ": is another server there? Set server.port to a free one" if error.errno == errno.EADDRINUSE else ""
         raise MachineError(f"cannot listen on {host} port {port}: {error.strerror}{hint}") from error
-    return sock
 
 
 def _raise_open_files() -> None:
     """Take as many open files as allowed: a session needs about ten."""
-    import resource
-
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 1_048_576)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

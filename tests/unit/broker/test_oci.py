@@ -1,0 +1,100 @@
+"""What the runtime is told, and what it is believed to have said."""
+
+from pathlib import Path
+
+import pytest
+
+from hermes.broker.oci import MAX_TERMINALS, Runtime, config
+from hermes.broker.policy import Policy
+from hermes.config.models import LimitsConfig, SecurityConfig
+from hermes.errors import EngineError
+
+POLICY = Policy(SecurityConfig(), LimitsConfig(memory=64 << 20, pids=33, cpus=0.5, open_files=128))
+
+
+def _config(**changes: object) -> dict[str, object]:
+    arguments: dict[str, object] = {"init": ("/sbin/init",), "hostname": "web", "base": 1 << 27, "cgroup": "/h/1", "swap": True}
+    return config(POLICY, **{**arguments, **changes})  # type: ignore[arg-type]
+
+
+def test_limits_reach_the_runtime() -> None:
+    linux = _config()["linux"]
+    assert isinstance(linux, dict)
+    resources = linux["resources"]
+    assert resources["memory"] == {"limit": 64 << 20, "swap": 64 << 20}
+    assert resources["pids"] == {"limit": 33}
+    assert resources["cpu"] == {"quota": 50_000, "period": 100_000}
+    assert resources["devices"] == [{"allow": False, "access": "rwm"}]
+    assert linux["cgroupsPath"] == "/h/1"
+    assert linux["uidMappings"] == linux["gidMappings"] == [{"containerID": 0, "hostID": 1 << 27, "size": 65536}]
+    assert {entry["type"] for entry in linux["namespaces"]} == {"pid", "ipc", "uts", "mount", "network", "cgroup", "user"}
+    assert linux["seccomp"] == POLICY.oci_seccomp()
+
+
+def test_swap_is_only_limited_where_it_can_be() -> None:
+    linux = _config(swap=False)["linux"]
+    assert isinstance(linux, dict)
+    assert linux["resources"]["memory"] == {"limit": 64 << 20}
+
+
+def test_the_process() -> None:
+    process = _config()["process"]
+    assert isinstance(process, dict)
+    assert process["args"] == ["/sbin/init"]
+    assert process["noNewPrivileges"] is True
+    assert set(process["capabilities"]) == {"bounding", "effective", "permitted"}, "nothing inheritable, nothing ambient"
+    assert {"type": "RLIMIT_NOFILE", "soft": 128, "hard": 128} in process["rlimits"]
+
+
+def test_everything_that_grows_in_memory_is_sized() -> None:
+    mounts = _config()["mounts"]
+    assert isinstance(mounts, list)
+    for mount in mounts:
+        if mount["type"] == "tmpfs":
+            assert any(option.startswith("size=") for option in mount["options"])
+    (pts,) = (mount for mount in mounts if mount["type"] == "devpts")
+    assert f"max={MAX_TERMINALS}" in pts["options"]
+
+
+def test_crun_takes_ready_made_bpf() -> None:
+    assert _config(bpf="AAAA")["annotations"] == {"run.oci.seccomp_bpf_data": "AAAA"}
+    assert _config()["annotations"] == {}
+    assert Runtime("/usr/bin/crun", Path("/s")).is_crun
+    assert not Runtime("/usr/sbin/runc", Path("/s")).is_crun
+
+
+def _script(tmp_path: Path, text: str) -> Runtime:
+    program = tmp_path / "runtime"
+    program.write_text(f"#!/bin/sh\n{text}\n")
+    program.chmod(0o755)
+    return Runtime(str(program), tmp_path / "state")
+
+
+@pytest.mark.asyncio
+async def test_run_returns_the_pid(tmp_path: Path) -> None:
+    runtime = _script(tmp_path, f'printf "%s " "$@" > {tmp_path}/arguments; echo 4321 > {tmp_path}/pid')
+    assert await runtime.run("box", tmp_path) == 4321
+    arguments = (tmp_path / "arguments").read_text()
+    assert arguments.startswith(f"--root {tmp_path}/state ")
+    assert arguments.endswith(f"run --detach --bundle {tmp_path} --pid-file {tmp_path}/pid box ")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ('{"msg": "first"}\n{"msg": "last words"}\n', "last words"),
+        ('{"msg": "last words"}\n{"level": "x"}\nnot json\n[]\n', "last words"),
+        ("", "exit status 3"),
+    ],
+)
+async def test_run_tells_what_the_runtime_said(tmp_path: Path, log: str, said: str) -> None:
+    (tmp_path / "log").write_text(log)
+    with pytest.raises(EngineError, match=said):
+        await _script(tmp_path, "exit 3").run("box", tmp_path)
+
+
+@pytest.mark.asyncio
+async def test_a_runtime_that_cannot_be_run(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="cannot be run"):
+        await Runtime(str(tmp_path / "none"), tmp_path).run("box", tmp_path)

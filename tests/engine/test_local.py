@@ -129,6 +129,15 @@ async def test_nothing_names_the_host(client: BoxClient, data_dir: Path) -> None
         assert word not in seen
 
 
+async def test_nothing_is_inherited_from_the_broker(client: BoxClient) -> None:
+    masks = "grep -E '^Sig(Blk|Ign)' /proc/self/status | cut -f2"
+    seen = await client.output(f"cat /proc/self/oom_score_adj; nice; umask; {masks}; ps -o sid=,pgid= $$")
+    oom, nice, umask, blocked, ignored, session = seen.splitlines()
+    assert (oom, nice, umask, int(blocked, 16)) == ("0", "0", "0022", 0)
+    assert int(ignored, 16) in (0, 0b11 << 31), "glibc's posix_spawn ignores two signals that only glibc can send"
+    assert len(set(session.split())) == 1
+
+
 async def test_a_terminal_is_as_sshd_makes_it(client: BoxClient) -> None:
     modes = {53: 0, 3: 8, 42: 1, 41: 1, 8: 255, 128: 9600, 129: 9600, 200: 7}
     terminal = Terminal(term="vt220", width=132, height=50, modes=modes)
@@ -387,6 +396,9 @@ async def test_sweep_leaves_nothing(tmp_path: Path, target_image: Image, pool_co
         await engine.destroy(box)
     assert await engine.list_owned() == []
     await engine.close()
+    for call in (engine.list_owned(), engine.create(new_id()), engine.open(boxes[0])):
+        with pytest.raises(EngineError):
+            await call
 
 
 def _is_zombie(pid: int) -> bool:

@@ -43,8 +43,7 @@ def enter(pid: int, pidfd: int, confinement: Confinement, trees: list[cgroups.Hi
     if select.select([pidfd], [], [], 0)[0]:
         raise Refused("the container's init has ended")
     cgroups.join(joined)
-    _spare_from_oom()
-    os.setpriority(os.PRIO_PROCESS, 0, 0)
+    _be_ordinary()
     linux.set_undumpable()
     if label is not None:
         Path("/proc/self/attr/apparmor/current").write_text(f"changeprofile {label}")
@@ -90,12 +89,13 @@ def _apparmor_label(pid: int) -> str | None:
     return label if mode == "(enforce)" else None
 
 
-def _spare_from_oom() -> None:
-    """Let the kernel kill what runs in the box first. It may not be allowed to: then all are equal."""
+def _be_ordinary() -> None:
+    """Shed what the broker may have been favoured with: an attacker's processes inherit it."""
+    os.setpriority(os.PRIO_PROCESS, 0, 0)
     try:
-        Path("/proc/self/oom_score_adj").write_text("-999")
+        Path("/proc/self/oom_score_adj").write_text("0")
     except OSError:
-        return
+        return  # it is above 0 already, and may not be lowered
 
 
 def _open_pts() -> int:

@@ -98,7 +98,7 @@ def idmapped_clone(source: str, target: str, user_namespace: int) -> None:
     tree = _syscall(_OPEN_TREE, f"open_tree {source}", ctypes.c_int(_AT_FDCWD), os.fsencode(source), flags)
     try:
         attributes = struct.pack("QQQQ", _MOUNT_ATTR_IDMAP | _MOUNT_ATTR_RDONLY, 0, 0, user_namespace)
-        what = f"mount_setattr {source}: idmapped mounts need Linux 5.12 and a file system that knows them"
+        what = f"mount_setattr {source}: Hermes needs Linux 5.19 and a file system with idmapped mounts"
         size = ctypes.c_size_t(len(attributes))
         _syscall(_MOUNT_SETATTR, what, ctypes.c_int(tree), b"", ctypes.c_uint(_AT_EMPTY_PATH), attributes, size)
         at, empty = ctypes.c_int(_AT_FDCWD), ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)

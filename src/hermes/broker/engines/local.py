@@ -99,6 +99,7 @@ class LocalEngine:
         self._threads = ThreadPoolExecutor(config.concurrency + 1, "hermes-local", initializer=own_working_directory)
         self._tasks = TaskOwner("local-engine")
         self._deleting = asyncio.Lock()
+        self._closed = False
 
     # ---- the contract
 
@@ -186,6 +187,7 @@ class LocalEngine:
     async def close(self) -> None:
         ends = [self._end(cell, None) for cell in list(self._cells.values())]
         failures = [result for result in await asyncio.gather(*ends, return_exceptions=True) if isinstance(result, EngineError)]
+        self._closed = True
         await self._tasks.close()
         await self.zygote.close()
         for namespace in self._namespaces.values():
@@ -199,6 +201,8 @@ class LocalEngine:
     # ---- making a box
 
     def _new_cell(self, container_id: str) -> _Cell:
+        if self._closed:
+            raise EngineError("the engine is closed")
         if container_id in self._cells:
             raise EngineError(f"box {container_id} exists")
         if not self._free:
@@ -366,6 +370,8 @@ class LocalEngine:
 
     async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a blocking function in a worker thread, to its end even if the caller is cancelled meanwhile."""
+        if self._closed:
+            raise EngineError("the engine is closed")
         future = asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
         try:
             return await asyncio.shield(future)

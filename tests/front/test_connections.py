@@ -256,3 +256,18 @@ async def test_a_handler_that_fails_closes_its_channel_and_nothing_else(serve: S
         failed = await connection.run("fail", stdin=asyncssh.DEVNULL)
         assert failed.exit_status is None
         assert (await connection.run("go on", stdin=asyncssh.DEVNULL)).exit_status == 7
+
+
+@pytest.mark.asyncio
+async def test_no_packet_that_sshd_would_not_send(serve: Serve) -> None:
+    seen: list[int] = []
+
+    class Client(asyncssh.connection.SSHClientConnection):
+        def log_received_packet(self, pkttype: int, *args: object, **options: object) -> None:
+            seen.append(pkttype)
+
+    async with serve() as running, running.connect() as connection:
+        connection.__class__ = Client
+        assert (await connection.run("x", stdin=asyncssh.DEVNULL)).exit_status == 7
+    assert seen
+    assert asyncssh.constants.MSG_IGNORE not in seen

@@ -13,7 +13,7 @@ from hermes.server.connection import Channel, Connection, _terminal_modes
 
 OVERRIDDEN = {
     Connection: (
-        "connection_made", "data_received", "connection_lost", "reload_config", "_send_version", "_recv_version",
+        "connection_made", "data_received", "connection_lost", "reload_config", "_send_version", "_recv_version", "send_packet",
         "_process_kexinit", "_process_userauth_request", "_process_global_request",
         "_process_keepalive_at_openssh_dot_com_global_request", "_process_tcpip_forward_global_request",
         "_process_cancel_tcpip_forward_global_request", "_process_streamlocal_forward_at_openssh_dot_com_global_request",

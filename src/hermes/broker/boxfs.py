@@ -7,8 +7,10 @@ The mount options show in the box's /proc/mounts, so they name nothing of the ho
 own directory with relative names, and claims to be a disk.
 """
 
+import errno
 import os
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +91,12 @@ class BoxFiles:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
         os.chown(directory, 0, 0)
-        shutil.move(self.upper / "up", directory / "changes")
+        try:
+            (self.upper / "up").rename(directory / "changes")
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _move_across(self.upper / "up", directory / "changes")
 
     def discard(self, trash: Path) -> Path | None:
         """Move what is left of the upper into `trash` and remove the bundle. Return what must still be deleted."""
@@ -103,6 +110,13 @@ class BoxFiles:
             doomed = trash / f"{self.upper.name}.{attempt}"
         self.upper.rename(doomed)
         return doomed
+
+
+def _move_across(source: Path, target: Path) -> None:
+    """Move a tree to another file system; mv takes FIFOs, devices and any depth, which Python's copying does not."""
+    done = subprocess.run(["mv", "-T", "--", source, target], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode != 0:
+        raise OSError(errno.EIO, done.stderr.decode(errors="backslashreplace").strip()[:500], str(target))
 
 
 def unmount_below(directory: Path) -> None:

@@ -48,7 +48,7 @@ class Zygote:
                     raise EngineError("the zygote ended at once; its reason stands in the log")
             except (OSError, TimeoutError) as error:
                 await self._stop()
-                raise EngineError(f"the zygote does not start: {error or 'no answer'}") from error
+                raise EngineError(f"the zygote does not start: {str(error) or 'no answer'}") from error
             except BaseException:
                 await self._stop()
                 raise

@@ -1,6 +1,7 @@
 """What becomes of a box's files at its end. How they are mounted is tested with real boxes."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,16 @@ def test_keep(files: BoxFiles, tmp_path: Path) -> None:
     assert (kept / "changes" / "loot").read_text() == "loot"
     assert (kept.stat().st_mode & 0o7777, kept.stat().st_uid) == (0o700, 0)
     assert files.discard(tmp_path / "trash") is not None, "overlay's own directory is left"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives files to root")
+def test_keep_on_another_file_system(files: BoxFiles) -> None:
+    os.mkfifo(files.upper / "up" / "fifo")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        assert Path(other).stat().st_dev != files.upper.stat().st_dev
+        files.keep(Path(other, "kept"))
+        assert sorted(entry.name for entry in Path(other, "kept", "changes").iterdir()) == ["fifo", "loot"]
+    assert not (files.upper / "up").exists()
 
 
 def test_mounts_are_read() -> None:

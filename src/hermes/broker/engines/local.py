@@ -32,7 +32,7 @@ from hermes.broker.oci import Runtime, config
 from hermes.broker.policy import Policy
 from hermes.broker.zygote import Zygote
 from hermes.config.models import ContainerPoolConfig
-from hermes.errors import EngineError
+from hermes.errors import ConfigError, EngineError, MachineError
 from hermes.tasks import TaskOwner
 
 log = structlog.get_logger(__name__)
@@ -111,10 +111,11 @@ class LocalEngine:
             if self._config.runtime != "runc" and cgroups.hide_unified(self._trees):
                 self._trees = cgroups.hierarchies()
             self._swap = cgroups.counts_swap(self._trees)
+            self.policy.bpf()
             await self._clean_up()
             await self.zygote.start()
             await self._choose_runtime()
-        except OSError as error:
+        except (OSError, ConfigError, MachineError) as error:
             raise EngineError(f"the local engine cannot start: {error}") from error
 
     def _make_directories(self) -> None:
@@ -336,7 +337,7 @@ class LocalEngine:
                     await asyncio.sleep(0.001)
                     cgroup.freeze(frozen)
         except OSError as error:
-            raise EngineError(f"cannot {'freeze' if frozen else 'thaw'} {cgroup.name}: {error or 'too slow'}") from error
+            raise EngineError(f"cannot {'freeze' if frozen else 'thaw'} {cgroup.name}: {str(error) or 'too slow'}") from error
 
     # ---- what an earlier run left
 

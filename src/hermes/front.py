@@ -12,6 +12,7 @@ import pwd
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -90,6 +91,8 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if settings.recording.enabled:
+        _check_writable(settings.recordings_dir, settings.sensor.user)
     journal = Journal(settings.journal_path, sensor=settings.sensor.name, lines=_lines(settings))
     journal.open()
     try:
@@ -128,6 +131,18 @@ async def _run(
         journal.close()
     if not stop.is_set():
         raise EngineError("the broker is gone")
+
+
+def _check_writable(directory: Path, user: str) -> None:
+    """Raise MachineError when recordings could not be made: better now than when the first attacker is in."""
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise MachineError(
+            f"recordings cannot be written: {user} cannot make files in {directory} ({error.strerror}): "
+            "let it in, or set recording.output_dir"
+        ) from error
 
 
 def _lines(settings: Settings) -> Path | Literal["stdout"] | None:

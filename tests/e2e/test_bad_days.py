@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import HERMES, Sensor, Start, free_port, left_behind, wait_until
+from tests.sensors import HERMES, Sensor, Start, free_port, left_behind, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -67,6 +67,13 @@ def test_engine_missing(start: Start, tmp_path: Path) -> None:
     host = f"unix://{tmp_path}/none.sock"
     said = ends(start(ready=False, container_pool__engine="docker", container_pool__docker__host=host), code=1)
     assert str(tmp_path / "none.sock") in said
+
+
+def test_recordings_that_the_front_could_not_write(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o700)
+    said = ends(start(ready=False, recording__output_dir=str(tmp_path / "closed" / "recordings")), code=1)
+    assert "recordings cannot be written" in said
+    assert "recording.output_dir" in said
 
 
 def test_second_sensor_on_the_same_data(start: Start) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import CLIENT, Sensor, Start, left_behind
+from tests.sensors import CLIENT, Sensor, Start, left_behind
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 

@@ -16,8 +16,6 @@ from typing import Any
 import msgspec
 import pytest
 
-pytest_plugins = ["tests.engine.conftest"]
-
 PATIENCE = 90.0
 HERMES = Path(sys.executable).with_name("hermes")
 CLIENT = ("-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR")

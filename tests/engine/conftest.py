@@ -50,11 +50,13 @@ class Case:
 
 
 def _answers(path: Path) -> bool:
+    """A daemon that listens may still be starting, or about to give up."""
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(2)
+        sock.settimeout(5)
         with suppress(OSError):
             sock.connect(str(path))
-            return True
+            sock.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            return b" 200 " in sock.recv(64)
     return False
 
 
@@ -103,12 +105,16 @@ class PrivateDockerd:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
-        (self.root / "dockerd.pid").unlink(missing_ok=True)
+        # Its containerd dies with it, but stays a zombie where nobody buries it: the next dockerd would take that for alive.
+        for left in ("dockerd.pid", "exec/containerd/containerd.pid"):
+            (self.root / left).unlink(missing_ok=True)
         self.socket.unlink(missing_ok=True)
 
     def stop(self) -> None:
-        """Stop it in good order, containers and all."""
-        if self.process is not None and self.process.poll() is None:
+        """Stop it in good order, containers and all; after `kill()`, start it once more for that."""
+        if self.process is not None and self.process.poll() is not None:
+            self.start()
+        if self.process is not None:
             self.process.terminate()
             try:
                 self.process.wait(30)

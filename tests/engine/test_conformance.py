@@ -245,7 +245,7 @@ async def test_end_by_a_signal_is_told(client: BoxClient, case: Case, name: str,
 
 @pytest.mark.parametrize(("name", "number"), [("TERM", 15), ("INT", 2), ("KILL", 9), ("HUP", 1)])
 async def test_signals_by_name(client: BoxClient, name: str, number: int) -> None:
-    process = await client.start(None, b"/bin/sh", b"-c", b"echo ready; while :; do sleep 1000; done")
+    process = await client.start(None, b"/bin/sh", b"-c", b"echo ready; exec sleep 1000")
     await process.read_until(b"ready\n")
     process.process.signal(name)
     ended = (await process.result(None)).exit

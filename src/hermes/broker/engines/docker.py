@@ -83,7 +83,7 @@ class DockerEngine:
 
     async def start(self) -> None:
         """Make ready: check the daemon, bring it the image, remove what an earlier run left."""
-        async with self._asking("version"):
+        async with self._asking("ask for the version"):
             version = await self._docker.version()
         api = tuple(int(part) for part in str(version.get("ApiVersion", "0")).split("."))
         if api < OLDEST_API or version.get("Os") != "linux":
@@ -335,7 +335,8 @@ class DockerEngine:
         return cell
 
     @asynccontextmanager
-    async def _asking(self, what: str, timeout: float = CALL_TIMEOUT) -> AsyncIterator[None]:
+    async def _asking(self, what: str, timeout: float = 0.0) -> AsyncIterator[None]:
+        timeout = timeout or CALL_TIMEOUT
         try:
             async with asyncio.timeout(timeout):
                 yield

@@ -52,7 +52,8 @@ argv) set -- "$@" -; while [ "$_n" -gt 0 ]; do set -- "$@" "$1"; shift; _n=$((_n
 command) set -- "$@" "${_shell##*/}" "$_shell" -c "$1"; shift ;;
 login) set -- "$@" "-${_shell##*/}" "$_shell" ;;
 esac
-cd -- "${_place:-$_home}" 2>/dev/null || cd /
+case ${_place:=$_home} in /*) ;; *) _place=/$_place ;; esac
+cd -- "$_place" 2>/dev/null || cd /
 unset OLDPWD
 [ "$_uid" = 0 ] || PATH=/usr/local/bin:/usr/bin:/bin:/usr/games
 export USER="$_user" LOGNAME="$_user" HOME="$_home" SHELL="$_shell" MAIL="/var/mail/$_user" PATH
@@ -67,7 +68,7 @@ if [ "$3" = - ]; then shift 3; exec "$@"; fi
 shift 2
 if [ -x /bin/bash ]; then exec /bin/bash -pc 'exec -a "$0" "$@"' "$@"; fi
 if [ -x /usr/bin/perl ]; then exec /usr/bin/perl -e '$n = shift; $s = $ARGV[0]; $ARGV[0] = $n; exec {$s} @ARGV' -- "$@"; fi
-if (exec -a - true) 2>/dev/null; then exec -a "$@"; fi
+if (exec -a true true) 2>/dev/null; then exec -a "$@"; fi
 case $1 in -*) shift; exec "$1" -l ;; esac
 shift; exec "$@"
 """

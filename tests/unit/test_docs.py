@@ -23,6 +23,7 @@ LONGEST_MODULE = 420
 
 WITHOUT_TESTS = {
     "hermes.errors": "only names the errors",
+    "hermes.broker.confinement": "only declares what a spawner submits to",
     "hermes.container.messages": "only declares the messages; every test of the client and of the spawner sends them",
     "hermes.broker.engines.base": "only declares what an engine is; tests/engine/test_conformance.py holds every engine to it",
     "hermes.server.backend": "only declares plain data",
@@ -39,6 +40,9 @@ TESTED_BY = {
     "hermes.server.visitor": "front/test_connections.py",
     "hermes.server.forwards": "front/test_connections.py",
     "hermes.server.login": "front/test_authentication.py",
+    "hermes.broker.entry": "engine/test_local.py",
+    "hermes.broker.zygote_main": "unit/broker/test_zygote.py",
+    "hermes.broker.zygote_process": "unit/broker/test_zygote.py",
     "hermes.broker.engines.local": "engine/test_conformance.py",
     "hermes.broker.engines.docker": "engine/test_conformance.py",
 }

@@ -196,6 +196,9 @@ class LocalEngine:
         self._namespaces.clear()
         await asyncio.to_thread(self._threads.shutdown)
         BoxCgroup(self._cgroup, self._trees).remove()
+        for directory in (self._bundles, self.runtime_dir / "runtime"):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
         if failures:
             raise failures[0]
 
@@ -330,10 +333,16 @@ class LocalEngine:
                 log.error("files of a box could not be deleted", path=str(doomed))
 
     async def _set_frozen(self, cgroup: BoxCgroup, frozen: bool) -> None:
+        tries = 0
         try:
             async with asyncio.timeout(_END_TIMEOUT):
                 cgroup.freeze(frozen)
                 while cgroup.is_frozen() != frozen:
+                    tries += 1
+                    if frozen and tries % 50 == 0:
+                        # Version 1 can hang while processes come and go; letting go for a moment helps (runc does the same).
+                        cgroup.freeze(False)
+                        await asyncio.sleep(0.01)
                     await asyncio.sleep(0.001)
                     cgroup.freeze(frozen)
         except OSError as error:

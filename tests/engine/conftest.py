@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 import pytest_asyncio
@@ -18,9 +18,11 @@ import pytest_asyncio
 from hermes.broker.engines.base import Box, Engine
 from hermes.config import ContainerPoolConfig
 from hermes.config.models import DockerConfig, LimitsConfig
+from hermes.errors import EngineError
 from hermes.testing.boxes import BoxClient
 
 if TYPE_CHECKING:
+    from hermes.broker.engines.docker import DockerEngine
     from hermes.broker.image import Image
 
 DEFAULT_SOCKET = Path("/var/run/docker.sock")
@@ -189,6 +191,30 @@ def _docker(entry: str) -> Callable[[pytest.FixtureRequest, Path], Case]:
 
 
 CASES = {"fake": _fake, "local": _local, "docker-spawner": _docker("spawner"), "docker-api": _docker("api")}
+
+
+Make: TypeAlias = Callable[..., "DockerEngine"]
+
+
+@pytest_asyncio.fixture
+async def make(pool_config: Callable[..., ContainerPoolConfig], docker_host: str, tmp_path: Path) -> AsyncIterator[Make]:
+    """Makes engines, not started; all are closed at the end."""
+    from hermes.broker.engines.docker import DockerEngine
+
+    engines: list[DockerEngine] = []
+
+    def make(image: "Image | str", *, host: str = docker_host, entry: str = "auto", **changes: object) -> DockerEngine:
+        config = pool_config(engine="docker", docker={"host": host, "entry": entry}, **changes)
+        engine = DockerEngine(config, data_dir=tmp_path, image=image, instance=f"docker{os.getpid()}-{len(engines)}")
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        try:
+            await engine.close()
+        except EngineError:
+            continue
 
 
 @pytest.fixture(

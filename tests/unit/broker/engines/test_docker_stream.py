@@ -1,0 +1,55 @@
+import asyncio
+import os
+
+import pytest
+from aiodocker import DockerError
+
+from hermes.broker.engines.docker_stream import one_line, read_fd, write_fd
+
+
+@pytest.mark.asyncio
+async def test_bytes_go_through_a_pipe_smaller_than_they_are() -> None:
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    data = os.urandom(1_000_000)
+
+    async def read_all() -> bytes:
+        taken = b""
+        while chunk := await read_fd(reader):
+            taken += chunk
+        return taken
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        taken = group.create_task(read_all())
+        await write_fd(writer, data)
+        os.close(writer)
+    os.close(reader)
+    assert taken.result() == data
+
+
+@pytest.mark.asyncio
+async def test_a_cancelled_wait_leaves_the_fd_free() -> None:
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await read_fd(reader)
+    assert asyncio.get_running_loop().remove_reader(reader) is False
+    os.write(writer, b"later")
+    assert await read_fd(reader) == b"later"
+    os.close(reader)
+    with pytest.raises(BrokenPipeError):
+        await write_fd(writer, b"nobody reads")
+    os.close(writer)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (DockerError(500, "first\nsecond"), "first"),
+        (OSError("\x1b[31mred\x00"), "\N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER}"),
+        (TimeoutError(), "no answer in time"),
+        (AssertionError(), "AssertionError"),
+        (OSError("x" * 1000), "x" * 300),
+    ],
+)
+def test_a_fault_is_told_on_one_safe_line(error: BaseException, line: str) -> None:
+    assert one_line(error) == line

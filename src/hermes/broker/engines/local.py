@@ -195,8 +195,9 @@ class LocalEngine:
             os.close(namespace)
         self._namespaces.clear()
         await asyncio.to_thread(self._threads.shutdown)
-        BoxCgroup(self._cgroup, self._trees).remove()
-        for directory in (self._bundles, self.runtime_dir / "runtime"):
+        if not failures:
+            await self._empty(BoxCgroup(self._cgroup, self._trees))
+        for directory in (self._bundles, self.runtime_dir / "runtime", self.runtime_dir):
             with contextlib.suppress(OSError):
                 directory.rmdir()
         if failures:

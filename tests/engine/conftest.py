@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 import pytest_asyncio
 
+from hermes.broker.boxfs import unmount_below
 from hermes.broker.engines.base import Box, Engine
 from hermes.config import ContainerPoolConfig
 from hermes.config.models import DockerConfig, LimitsConfig
@@ -123,6 +125,9 @@ class PrivateDockerd:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        unmount_below(self.root)
+        for folder in ("data", "exec"):
+            shutil.rmtree(self.root / folder, ignore_errors=True)
 
     def __enter__(self) -> "PrivateDockerd":
         self.root.mkdir(parents=True, exist_ok=True)

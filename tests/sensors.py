@@ -107,6 +107,14 @@ def wait_until(condition: Callable[[], Any]) -> Any:
         time.sleep(0.05)
 
 
+def let_through(directory: Path) -> None:
+    """Let every user reach what is in `directory`, as the front must."""
+    for place in (directory, *directory.parents):
+        mode = place.stat().st_mode
+        if not mode & 0o001:
+            place.chmod(mode | 0o011)
+
+
 @pytest.fixture(scope="session")
 def images_dir(target_image: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of the built image for sensors with host names of their own."""
@@ -129,8 +137,7 @@ def start(images_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         if data_dir is None:
             data_dir = tmp_path_factory.mktemp("sensor")
             (data_dir / "images").symlink_to(images_dir)
-            for directory in (data_dir, *data_dir.parents[:3]):
-                directory.chmod(0o755)
+            let_through(data_dir)
         port = free_port()
         environ = {
             **{key: value for key, value in os.environ.items() if not key.startswith("HERMES_")},

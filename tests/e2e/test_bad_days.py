@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sensors import HERMES, Sensor, Start, free_port, left_behind, wait_until
+from tests.sensors import HERMES, Sensor, Start, free_port, left_behind, let_through, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -41,8 +41,7 @@ def test_port_taken(start: Start) -> None:
 
 
 def test_not_root(tmp_path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:3]):
-        directory.chmod(0o755)
+    let_through(tmp_path)
     environ = {**os.environ, "HERMES_DATA_DIR": str(tmp_path), "HERMES_SERVER__PORT": str(free_port())}
     done = subprocess.run([HERMES, "up"], user="nobody", env=environ, cwd="/", capture_output=True, timeout=60, check=False)
     assert done.returncode == 1

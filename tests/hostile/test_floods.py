@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from tests.sensors import CLIENT, Sensor, Start, wait_until
+from tests.sensors import CLIENT, Sensor, Start, let_through, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -133,8 +133,7 @@ def test_many_connections_that_say_nothing(sensor: Sensor) -> None:
 def test_the_recordings_disk_is_full(start: Start, tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.mkdir()
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
+    let_through(tmp_path)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", full], check=True)
     try:
         sensor = start(recording__output_dir=str(full))

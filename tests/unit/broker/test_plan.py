@@ -3,7 +3,7 @@ import pytest
 from hermes.broker.plan import Plan, plan
 
 IDLE = dict.fromkeys(("creating", "waiting", "stopping", "destroying"), 0) | {
-    "size": 3, "concurrency": 2, "max_stopping": 20, "warm": 3, "failing": False, "paused": False,
+    "size": 3, "concurrency": 2, "max_stopping": 20, "warm": 3, "failing": False, "paused": False, "courteous": False,
 }  # fmt: skip
 
 
@@ -28,6 +28,10 @@ IDLE = dict.fromkeys(("creating", "waiting", "stopping", "destroying"), 0) | {
         ({"stopping": 21, "warm": 0}, (0, 2)),
         ({"warm": 9}, (0, 0)),
         ({"size": 0, "warm": 0, "stopping": 1}, (0, 1)),
+        ({"courteous": True, "warm": 2, "stopping": 5}, (0, 0)),
+        ({"courteous": True, "warm": 2, "stopping": 6}, (1, 2)),
+        ({"courteous": True, "warm": 1}, (2, 0)),
+        ({"courteous": True, "warm": 2, "waiting": 1}, (2, 0)),
     ],
 )
 def test_plan(changes: dict[str, int | bool], expected: tuple[int, int]) -> None:

@@ -101,12 +101,12 @@ async def test_a_killed_nursery_takes_everything_along() -> None:
 
 @pytest.mark.asyncio
 async def test_no_user_is_made_on_this_machine(engine: FakeEngine) -> None:
-    before = PASSWD.read_bytes()  # noqa: ASYNC240
+    before = PASSWD.read_bytes()
     box = await engine.create("one")
     async with BoxClient(await engine.open(box)) as client:
         with pytest.raises(SpawnError, match="no such user"):
             await client.start("id", user="nobody-i-know")
-    assert PASSWD.read_bytes() == before  # noqa: ASYNC240
+    assert PASSWD.read_bytes() == before
 
 
 @pytest.mark.asyncio

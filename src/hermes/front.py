@@ -102,7 +102,7 @@ async def _run(
             sessions = Sessions(settings, journal, pool, handler, tasks)
             front = Front(
                 settings, journal, load_or_make(settings.keys_dir),
-                handler=sessions.run_channel, on_session_over=sessions.over,
+                handler=sessions.run_channel, on_channel_opened=sessions.prepare, on_session_over=sessions.over,
             )  # fmt: skip
             sockets = [socket.socket(fileno=fd) for fd in listen_fds]
             gc.collect()
@@ -165,7 +165,7 @@ def _state(journal: Journal, event: BrokerEvent) -> None:
 
 
 class Sessions:
-    """Sessions and the containers they hold: the first channel takes one, the end of the connection gives it back."""
+    """Sessions and the containers they hold: the first channel opened takes one, the end of the connection gives it back."""
 
     def __init__(
         self, settings: Settings, journal: Journal, pool: ContainerPool, handler: SessionHandler, tasks: TaskOwner
@@ -175,7 +175,7 @@ class Sessions:
         self._pool = pool
         self._handler = handler
         self._tasks = tasks
-        self._holding: set[str] = set()
+        self._holds: dict[str, asyncio.Task[AllocationError | None]] = {}
 
     async def run_channel(self, visitor: Visitor, process: ChannelProcess) -> None:
         """Run one channel; what goes wrong ends the channel or, where evidence or container are lost, the session."""
@@ -193,7 +193,7 @@ class Sessions:
             visitor.channel_running(process, recording=recorder.relative_path if recorder is not None else None)
 
         try:
-            await self._hold(visitor)
+            await self._hold(visitor, session.session_id)
             await self._handler(
                 session, process.pty, process, self._pool, self._settings.recording,
                 kind=process.kind, command=process.command, env=process.env, channel=process.number,
@@ -211,28 +211,42 @@ class Sessions:
                 for line in lines.finish():
                     visitor.line_typed(process.number, line.text, truncated=line.truncated)
 
-    async def _hold(self, visitor: Visitor) -> None:
-        """Hold the session's container from its first channel on, so that all of them share it."""
+    def prepare(self, visitor: Visitor) -> None:
+        """Take the session's container, unless that is done or under way: its first channel has been opened."""
         session = visitor.session
-        assert session is not None
-        if session.session_id in self._holding:
-            return
+        if session is not None and session.session_id not in self._holds:
+            self._holds[session.session_id] = self._tasks.spawn(self._take(visitor, session.session_id), name="take")
+
+    async def _take(self, visitor: Visitor, session_id: str) -> AllocationError | None:
         started = time.monotonic()
-        container = await self._pool.allocate(session.session_id)
-        if session.session_id in self._holding or visitor.closed:
-            await self._pool.release(session.session_id)
-            return
-        self._holding.add(session.session_id)
+        try:
+            container = await self._pool.allocate(session_id)
+        except AllocationError as error:
+            self._holds.pop(session_id, None)  # the next channel may try again
+            return error
         visitor.container_given(container.id, container.engine, container.image, time.monotonic() - started)
+        return None
+
+    async def _hold(self, visitor: Visitor, session_id: str) -> None:
+        """Return when the session has its container, which all of its channels share. Raises AllocationError."""
+        self.prepare(visitor)
+        error = await asyncio.shield(self._holds[session_id])
+        if error is not None:
+            raise error
 
     def over(self, visitor: Visitor) -> None:
-        """The session's connection is closed."""
-        if visitor.session is not None and visitor.session.session_id in self._holding:
-            self._holding.discard(visitor.session.session_id)
-            self._tasks.spawn(self._pool.release(visitor.session.session_id), name="release")
+        """The session's connection is closed: give back its container."""
+        if visitor.session is not None and (hold := self._holds.pop(visitor.session.session_id, None)) is not None:
+            self._tasks.spawn(self._give_back(visitor.session.session_id, hold), name="give back")
+
+    async def _give_back(self, session_id: str, hold: "asyncio.Task[AllocationError | None]") -> None:
+        hold.cancel()
+        await asyncio.wait([hold])
+        if not hold.cancelled() and hold.exception() is None and hold.result() is None:
+            await self._pool.release(session_id)
 
     async def close(self) -> None:
         """Give back what is still held."""
-        for session_id in list(self._holding):
-            self._holding.discard(session_id)
-            await self._pool.release(session_id)
+        for session_id, hold in list(self._holds.items()):
+            await self._give_back(session_id, hold)
+        self._holds.clear()

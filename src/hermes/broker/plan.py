@@ -78,13 +78,17 @@ def plan(
     destroying: int,
     failing: bool,
     paused: bool,
+    courteous: bool,
 ) -> Plan:
     """Decide how many creations and removals to begin.
 
     Each waiting session wants a box besides the `size` warm ones. While the engine fails there is one creation at a time, and
     none while `paused`. Removals make way for creations as long as few boxes (no more than `size + concurrency`) wait for
-    theirs; creations make way for removals when more than `max_stopping` do.
+    theirs; creations make way for removals when more than `max_stopping` do. While `courteous` both wait, as long as nobody waits
+    for a box, half of the warm ones are there, and few boxes are to be removed.
     """
+    if courteous and not waiting and 2 * warm >= size and stopping <= size + concurrency:
+        return Plan(0, 0)
     short = max(0, size + waiting - warm - creating)
     room = 0 if paused or stopping > max_stopping else (1 if failing else concurrency) - creating
     slots = 1 if short and stopping <= size + concurrency else concurrency

@@ -31,6 +31,9 @@ BACKOFF = (0.25, 30.0)
 YOUNG = 10.0
 """A warm box that dies before this many seconds counts as a failure of the engine: the next one will hardly do better."""
 
+COURTESY = 0.05
+"""Seconds after a session took or gave back a box in which the pool does nothing that can wait: a prompt comes first."""
+
 
 class Pool:
     """Boxes of one engine. The engine is started before and closed after; the pool calls nothing else on it than create, open
@@ -63,6 +66,8 @@ class Pool:
         self._deaths = 0  # warm boxes that died young since one was last handed out
         self._failure = ""
         self._retry: asyncio.TimerHandle | None = None
+        self._courtesy: asyncio.TimerHandle | None = None
+        self._courtesy_ends = 0.0
         self._running = False
         self._started = 0.0
         self._creators = TaskOwner("pool.create")
@@ -127,6 +132,7 @@ class Pool:
         """Stop the session's box; ignored if it holds none."""
         if (held := self._active.pop(session_id, None)) is not None:
             self._stop(held)
+            self._courtesy_ends = time.monotonic() + COURTESY
             self._turn()
 
     def status(self) -> PoolStatus:
@@ -144,6 +150,8 @@ class Pool:
         """Refuse whoever waits, destroy every box. What the engine cannot destroy in time is left to its own `close()`."""
         self._running = False
         self._resume()
+        if self._courtesy is not None:
+            self._courtesy.cancel()
         for waiter in self._waiting.values():
             if not waiter.outcome.done():
                 waiter.outcome.set_result("the pool is closing")
@@ -177,6 +185,7 @@ class Pool:
             destroying=self._destroying,
             failing=self._failures > 0,
             paused=self._retry is not None or not self._running,
+            courteous=self._is_courteous(),
         )
         for _ in range(create):
             self._creating += 1
@@ -189,6 +198,19 @@ class Pool:
             self._idle.clear()
         else:
             self._idle.set()
+
+    def _is_courteous(self) -> bool:
+        """Return whether the machine is to be left to a session that has just begun or ended; if so, look again after it."""
+        left = self._courtesy_ends - time.monotonic()
+        if left <= 0 or not self._running or not self.ready.is_set():
+            return False
+        if self._courtesy is None:
+            self._courtesy = asyncio.get_running_loop().call_later(left, self._courtesy_over)
+        return True
+
+    def _courtesy_over(self) -> None:
+        self._courtesy = None
+        self._turn()
 
     def _admit(self) -> None:
         if not self._running:
@@ -209,6 +231,7 @@ class Pool:
         held.allocated = time.time()
         self._active[session_id] = held
         self._deaths = 0
+        self._courtesy_ends = time.monotonic() + COURTESY
         self._turn()
         return held
 

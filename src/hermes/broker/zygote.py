@@ -8,9 +8,15 @@ import sys
 from hermes.broker import linux
 from hermes.broker.policy import Policy
 from hermes.broker.zygote_process import READY, EnterBox, MakeUserNamespace, Request, encode
+from hermes.container.messages import MAX_MESSAGE, Spawn, Spawned, decode_box_reply
+from hermes.container.messages import encode as encode_spawn
 from hermes.errors import EngineError
 
 _START_TIMEOUT = 10.0
+_WARM_UP_TIMEOUT = 10.0
+
+WARM_UP = 0
+"""The id of the first process in each box, which no session uses: theirs begin at 1."""
 
 
 class Zygote:
@@ -69,6 +75,11 @@ class Zygote:
         if answer != READY:
             box.close()
             raise EngineError(f"cannot enter the container: {answer.decode(errors='backslashreplace') or 'the spawner died'}")
+        try:
+            await _warm_up(box)
+        except BaseException:
+            box.close()
+            raise
         return box
 
     async def user_namespace(self, base: int, size: int = 65536) -> int:
@@ -121,6 +132,25 @@ class Zygote:
             else:
                 return
         raise EngineError("the zygote is closed")
+
+
+async def _warm_up(box: socket.socket) -> None:
+    """Run one login shell in the fresh box and wait for its end: the first session then finds its files in the kernel's caches.
+
+    It saves that session a millisecond. A box that has no such shell is as good.
+    """
+    box.send(encode_spawn(Spawn(id=WARM_UP, argv=(b"/bin/bash", b"-lc", b":"))))
+    try:
+        async with asyncio.timeout(_WARM_UP_TIMEOUT):
+            while True:
+                await _ready(box, writing=False)
+                packet, fds = linux.receive_fds(box, MAX_MESSAGE, 3)
+                for fd in fds:
+                    os.close(fd)
+                if not packet or not isinstance(decode_box_reply(packet), Spawned):
+                    return
+    except (OSError, TimeoutError) as error:
+        raise EngineError(f"the spawner does not answer: {str(error) or 'no answer'}") from error
 
 
 async def _ready(sock: socket.socket, *, writing: bool) -> None:

@@ -45,11 +45,14 @@ class Front:
         host_keys: Sequence[asyncssh.SSHKey],
         *,
         handler: Handler,
-        on_session_over: Callable[[Visitor], None],
+        on_channel_opened: Callable[[Visitor], None] = lambda visitor: None,
+        on_session_over: Callable[[Visitor], None] = lambda visitor: None,
     ) -> None:
+        """`on_channel_opened` is called before a channel says what it wants: time to make ready for it."""
         self.settings = settings
         self.visitors: set[Visitor] = set()
         self.memory = Memory(settings.authentication.remember)
+        self.channel_opened = on_channel_opened
         self.session_over = on_session_over
         self.closing = False
         self._journal = journal

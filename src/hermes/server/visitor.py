@@ -232,6 +232,7 @@ class Visitor(asyncssh.SSHServer):
         channel = Channel(self._connection, asyncio.get_running_loop())
         process = self._open[self.channels] = ChannelProcess(self, channel, self.channels)
         self.say(events.ChannelOpened, channel=process.number)
+        self.front.channel_opened(self)
         return channel, process
 
     def refuse_more_sessions(self) -> None:

@@ -31,9 +31,14 @@ ff02::2 ip6-allrouters
 RESOLV = "nameserver 1.1.1.1\nnameserver 8.8.8.8\n"
 
 
+THREAD_NICE = 10
+"""Nice value of threads that lay out and take down boxes."""
+
+
 def own_working_directory() -> None:
-    """Give the calling thread a working directory of its own (`BoxFiles.mount` changes it)."""
+    """Give the calling thread a working directory of its own (`BoxFiles.mount` changes it), and let sessions come before it."""
     linux.unshare(linux.CLONE_FS)
+    os.setpriority(os.PRIO_PROCESS, 0, THREAD_NICE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,6 +181,18 @@ class BoxCgroup:
                 return path / "cgroup.freeze", ("0", "1")
         raise FileNotFoundError(f"no cgroup freezer for {self.name}")
 
+    def end_boot(self) -> None:
+        """Give it the CPU weight that every box has, and its processes the usual nice value."""
+        for path in self._paths:
+            for name, usual in (("cpu.shares", "1024"), ("cpu.weight", "100")):
+                if (path / name).exists():
+                    (path / name).write_text(usual)
+        for pid in self.pids():
+            try:
+                os.setpriority(os.PRIO_PROCESS, pid, 0)
+            except ProcessLookupError:
+                continue
+
     def remove(self) -> bool:
         """Remove it where it is empty. Return whether it is gone everywhere."""
         for path in self._paths:

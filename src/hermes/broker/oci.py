@@ -55,7 +55,7 @@ def config(
                 "devices": [{"allow": False, "access": "rwm"}],
                 "memory": memory,
                 "pids": {"limit": policy.limits.pids},
-                "cpu": {"quota": int(_PERIOD * policy.limits.cpus), "period": _PERIOD},
+                "cpu": {"quota": int(_PERIOD * policy.limits.cpus), "period": _PERIOD, "shares": BOOT_SHARES},
             },
         },
     }
@@ -85,6 +85,12 @@ def _mounts(policy: Policy) -> list[dict[str, Any]]:
     ]
 
 
+BOOT_SHARES = 64
+"""CPU weight (cgroup v1 shares, 1024 being usual) of a box until it is opened: sessions come before boxes that boot."""
+BOOT_NICE = 10
+"""Nice value of the runtime that makes a box, and of the box's processes until it is opened."""
+
+
 class Runtime:
     """runc or crun, with its state below `state`."""
 
@@ -108,7 +114,7 @@ class Runtime:
         null = asyncio.subprocess.DEVNULL
         try:
             process = await asyncio.create_subprocess_exec(
-                self.program, *command, stdin=null, stdout=null, stderr=null, start_new_session=True
+                "nice", "-n", str(BOOT_NICE), self.program, *command, stdin=null, stdout=null, stderr=null, start_new_session=True
             )
         except OSError as error:
             raise EngineError(f"{self.program} cannot be run: {error.strerror}") from error

@@ -169,7 +169,9 @@ class LocalEngine:
 
     async def open(self, box: Box) -> socket.socket:
         cell = self._cell(box)
-        return await self.zygote.enter(box.pid, policy=self.policy, pidfd=cell.pidfd)
+        sock = await self.zygote.enter(box.pid, policy=self.policy, pidfd=cell.pidfd)
+        cell.cgroup.end_boot()
+        return sock
 
     async def freeze(self, box: Box) -> None:
         await self._set_frozen(self._cell(box).cgroup, True)

@@ -19,7 +19,8 @@ from hermes.broker.engines.docker_container import connect
 from hermes.container import Terminal
 from hermes.errors import EngineError, SpawnError
 from hermes.testing.boxes import BoxClient, eventually
-from tests.engine.conftest import Make, PrivateDockerd, new_id
+from tests.engine.conftest import Make, new_id
+from tests.real import PrivateDockerd
 
 if TYPE_CHECKING:
     from hermes.broker.image import Image

@@ -73,8 +73,8 @@ class ClientAlgorithms(Event, frozen=True, kw_only=True, tag="connection.algorit
 
 
 class ConnectionClosed(Event, frozen=True, kw_only=True, tag="connection.closed"):
-    """The connection ended. `cause`: `client`, `server`, `lost`, `protocol-error`, `auth-failures`, `login-timeout`,
-    `idle-timeout`, `session-timeout`, `recording-failed`, `container-lost`, `allocation-failed` or `shutdown`."""
+    """The connection ended. `cause`: `client`, `lost`, `protocol-error`, `auth-failures`, `login-timeout`, `idle-timeout`,
+    `session-timeout`, `recording-failed`, `container-lost`, `journal-failed` or `shutdown`."""
 
     cause: str
     detail: str = ""
@@ -211,9 +211,9 @@ class ChannelSignal(Event, frozen=True, kw_only=True, tag="channel.signal"):
 
 
 class ChannelFailed(Event, frozen=True, kw_only=True, tag="channel.failed"):
-    """What the channel asked for could not be done."""
+    """What a channel asked for could not be done, or (without a channel) no more channel could be opened."""
 
-    channel: int
+    channel: int | None
     reason: str
 
 

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import encodings.idna  # noqa: F401  imported lazily by the standard library, when it may be out of our reach
 import gc
-import grp
 import os
 import pwd
 import signal
@@ -76,7 +75,7 @@ def drop_privileges(user: str) -> None:
         os.setgroups([])
         os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
         os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
-    if os.geteuid() == 0 or os.getegid() == 0 or grp.getgrgid(0).gr_gid in os.getgroups():
+    if 0 in (os.geteuid(), os.getegid(), *os.getgroups()):
         raise MachineError("the front still has root's power")
     for option, value in ((_PR_SET_NO_NEW_PRIVS, 1), (_PR_SET_DUMPABLE, 0), (_PR_SET_PDEATHSIG, signal.SIGTERM)):
         if libc.prctl(option, value, 0, 0, 0) != 0:
@@ -180,7 +179,7 @@ class Sessions:
     async def run_channel(self, visitor: Visitor, process: ChannelProcess) -> None:
         """Run one channel; what goes wrong ends the channel or, where evidence or container are lost, the session."""
         session = visitor.session
-        if session is None:
+        if session is None or visitor.closed:
             return
         lines = LineAssembler(terminal=process.pty is not None) if process.kind == "shell" else None
 
@@ -214,7 +213,7 @@ class Sessions:
     def prepare(self, visitor: Visitor) -> None:
         """Take the session's container, unless that is done or under way: its first channel has been opened."""
         session = visitor.session
-        if session is not None and session.session_id not in self._holds:
+        if session is not None and not visitor.closed and session.session_id not in self._holds:
             self._holds[session.session_id] = self._tasks.spawn(self._take(visitor, session.session_id), name="take")
 
     async def _take(self, visitor: Visitor, session_id: str) -> AllocationError | None:

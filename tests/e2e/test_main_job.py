@@ -126,7 +126,7 @@ def test_scp_both_kinds_and_sftp(sensor: Sensor, tmp_path: Path) -> None:
     session = max(sensor.sessions(ended=count + 1), key=lambda item: item["started"])
     detail = sensor.json("sessions", "show", session["session_id"])
     (channel,) = detail["channel_list"]
-    assert (channel["kind"], channel["command"]) == ("subsystem", "/usr/lib/openssh/sftp-server")
+    assert (channel["kind"], channel["command"]) == ("subsystem", "sftp")
 
 
 def test_nothing_of_the_host_is_seen(sensor: Sensor) -> None:

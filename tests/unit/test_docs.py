@@ -35,6 +35,8 @@ TESTED_BY = {
     "hermes.cli": "unit/test_main.py",
     "hermes.cli.up": "e2e/test_bad_days.py",
     "hermes.server.connection": "front/test_connections.py",
+    "hermes.server.bounds": "front/test_hostile_clients.py",
+    "hermes.server.channel": "front/test_hostile_clients.py",
     "hermes.server.process": "front/test_connections.py",
     "hermes.server.ssh": "front/test_connections.py",
     "hermes.server.visitor": "front/test_connections.py",

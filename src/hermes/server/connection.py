@@ -11,26 +11,25 @@ from collections.abc import Awaitable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
 import asyncssh
-from asyncssh.channel import SSHServerChannel
-from asyncssh.connection import SSHConnection, SSHServerConnection
 from asyncssh.constants import (
     DISC_PROTOCOL_ERROR,
+    MSG_CHANNEL_OPEN,
+    MSG_DISCONNECT,
     MSG_GLOBAL_REQUEST,
-    MSG_IGNORE,
     MSG_KEXINIT,
+    MSG_NEWKEYS,
     MSG_USERAUTH_FAILURE,
     MSG_USERAUTH_REQUEST,
 )
-from asyncssh.packet import Boolean, NameList, PacketDecodeError, SSHPacket, SSHPacketHandler, SSHPacketLogger, String, UInt32
+from asyncssh.packet import Boolean, NameList, PacketDecodeError, SSHPacket, SSHPacketHandler, String, UInt32
 from asyncssh.public_key import KeyImportError, decode_ssh_public_key
 
 from hermes.events import from_bytes
 from hermes.server import persona
-from hermes.server.backend import PTYRequest
+from hermes.server.bounds import MIN_PACKET, BoundedConnection
 from hermes.server.proxy_protocol import ProxyHeader, ProxyHeaderError, parse
 
 if TYPE_CHECKING:
-    from hermes.server.process import ChannelProcess
     from hermes.server.visitor import Visitor
 
 MSG_USERAUTH_PK_OK = 60  # RFC 4252, 7
@@ -39,15 +38,9 @@ MSG_USERAUTH_INFO_RESPONSE = 61
 
 PROXY_PATIENCE = 10.0
 """Seconds within which a PROXY header must have come whole."""
-MAX_TERM = 64
-"""Characters of a terminal type that are kept."""
-MAX_SIZE = 0xFFFF
-"""Largest width or height that a Linux terminal can have (struct winsize)."""
-MAX_ENV = 64
-"""Environment variables of one channel that are passed on."""
 
 
-class Connection(SSHServerConnection):
+class Connection(BoundedConnection):
     """One attacker's SSH connection. What it means is decided by its owner, the `Visitor`."""
 
     _owner: "Visitor"
@@ -86,7 +79,7 @@ class Connection(SSHServerConnection):
             rest = self._proxy_buffer[header.length :]
             self._proxy_buffer = None
             super().connection_made(cast(asyncio.Transport, _Addressed(self._proxy_transport, header)))
-            if rest:
+            if rest and self._transport is not None:
                 super().data_received(rest, datatype)
 
     def connection_lost(self, exc: Exception | None = None) -> None:
@@ -97,11 +90,15 @@ class Connection(SSHServerConnection):
 
     def refuse(self, text: bytes) -> None:
         """Send `text` instead of an identification string and close."""
+        self._last_word(text)
+        self._cleanup(None)
+
+    def _last_word(self, text: bytes) -> None:
+        """Send `text` outside the protocol, and nothing after it."""
         if self._transport is not None:
             self._transport.write(text)
             self._transport.close()
             self._transport = None
-        self._cleanup(None)
 
     def _send_version(self) -> None:
         if self._transport is not None:
@@ -114,9 +111,10 @@ class Connection(SSHServerConnection):
         if end >= 0 or len(self._inpbuf) > 8192:
             line = self._inpbuf[: end if end >= 0 else 255].rstrip(b"\r")
             self._owner.version_received(line[:255])
-            if not line.startswith(b"SSH-") or not line.isascii():
-                self._send(persona.INVALID_IDENTIFICATION)
-                self._force_close(asyncssh.ProtocolError("invalid identification string"))
+            answer = persona.identification_error(line)
+            if answer is not None:
+                self._last_word(answer)
+                self._loop.call_soon(self._cleanup, asyncssh.ProtocolError("invalid identification string"))
                 return False
         return super()._recv_version()
 
@@ -128,14 +126,6 @@ class Connection(SSHServerConnection):
 
     async def reload_config(self) -> None:
         """Nothing to reload: rebuilding all options here costs a third of a failed login's CPU."""
-
-    def send_packet(self, pkttype: int, *args: bytes, handler: SSHPacketLogger | None = None) -> None:
-        """Send a packet, without the SSH_MSG_IGNORE that asyncssh puts before each one.
-
-        It guards against a weakness of CBC ciphers. We offer none, and sshd sends none.
-        """
-        if pkttype != MSG_IGNORE:
-            super().send_packet(pkttype, *args, handler=handler)
 
     # ---- authentication: every try is seen whole, in the client's bytes, and answered as sshd does
 
@@ -153,13 +143,14 @@ class Connection(SSHServerConnection):
             self._auth_service, self._username = service, text
             self._send_banner()
         elif (self._auth_service, self._username) != (service, text):
+            self._state_last_try(text, method, packet)
             change = f"({self._username},{from_bytes(self._auth_service)}) -> ({text},{from_bytes(service[:256])})"
             raise asyncssh.ProtocolError(f"Change of username or service not allowed: {change}")
         if service != b"ssh-connection":
             raise asyncssh.ServiceNotAvailable("unexpected service in auth request")
         if method == b"password":
             return self._try_password(text, packet)
-        if method == b"publickey" and "publickey" in self._owner.login.methods:
+        if method == b"publickey":
             return self._try_public_key(text, packet)
         if method == b"keyboard-interactive" and "keyboard-interactive" in self._owner.login.methods:
             self._auth = _KeyboardInteractive(self, text)  # type: ignore[assignment]
@@ -169,6 +160,14 @@ class Connection(SSHServerConnection):
             )  # fmt: skip
             return None
         return self.answer(self._owner.login.other_method_tried(text, from_bytes(method[:64])))
+
+    def _state_last_try(self, username: str, method: bytes, packet: SSHPacket) -> None:
+        """Let a try that is about to be cut off be known with its secret."""
+        if method == b"password":
+            packet.get_boolean()
+            self._owner.login.password_tried(username, packet.get_string(), None)
+        else:
+            self._owner.login.other_method_tried(username, from_bytes(method[:64]))
 
     def _send_banner(self) -> None:
         if self._owner.banner:
@@ -189,7 +188,10 @@ class Connection(SSHServerConnection):
         signature = packet.get_string() if signed else b""
         packet.check_end()
         proven = signed and self._signature_holds(blob, message, signature)
-        kind = SSHPacket(blob).get_string() if len(blob) > 4 else b""
+        try:
+            kind = SSHPacket(blob).get_string()
+        except PacketDecodeError:
+            kind = b""
         accepted = self._owner.login.public_key_tried(
             username,
             key_type=from_bytes(kind[:64]),
@@ -258,7 +260,22 @@ class Connection(SSHServerConnection):
         packet.check_end()
         self._report_global_response(self._owner.forwards.listen_path_cancelled(from_bytes(path[:4096])))
 
+    # ---- the end
+
+    def _process_disconnect(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
+        self._owner.note_cause("client")
+        super()._process_disconnect(pkttype, pktid, packet)
+
     # ---- channel opens
+
+    def _process_channel_open(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
+        peek = SSHPacket(packet.get_remaining_payload())
+        peek.get_string()
+        channel, _, packet_size = (peek.get_uint32() for _ in range(3))
+        if packet_size < MIN_PACKET:
+            self.send_channel_open_failure(channel, asyncssh.OPEN_CONNECT_FAILED, persona.OPEN_FAILED, "")
+            return
+        super()._process_channel_open(pkttype, pktid, packet)
 
     def _process_direct_tcpip_open(self, packet: SSHPacket) -> Any:
         host = packet.get_string()
@@ -278,10 +295,13 @@ class Connection(SSHServerConnection):
         raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, persona.OPEN_FAILED)
 
     _packet_handlers = {  # noqa: RUF012  declared by asyncssh
-        **SSHConnection._packet_handlers,
+        **BoundedConnection._packet_handlers,
         MSG_KEXINIT: _process_kexinit,
         MSG_USERAUTH_REQUEST: _process_userauth_request,
         MSG_GLOBAL_REQUEST: _process_global_request,
+        MSG_CHANNEL_OPEN: _process_channel_open,
+        MSG_DISCONNECT: _process_disconnect,
+        MSG_NEWKEYS: BoundedConnection._process_newkeys,
     }
 
 
@@ -324,80 +344,3 @@ class _KeyboardInteractive(SSHPacketHandler):
         return self._connection.answer(self._connection._owner.login.response_given(self._username, response))
 
     _packet_handlers = {MSG_USERAUTH_INFO_RESPONSE: _process_info_response}  # noqa: RUF012  declared by asyncssh
-
-
-class Channel(SSHServerChannel[bytes]):
-    """A session channel whose requests reach the `ChannelProcess` in the client's own bytes."""
-
-    _session: "ChannelProcess"
-
-    def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(
-            connection, loop, True, False, False, 0, 0, None, "strict", persona.CHANNEL_WINDOW, persona.CHANNEL_PACKET
-        )  # fmt: skip
-
-    def _process_pty_req_request(self, packet: SSHPacket) -> bool:
-        term = packet.get_string()
-        sizes = [min(packet.get_uint32(), MAX_SIZE) for _ in range(4)]
-        modes = packet.get_string()
-        packet.check_end()
-        if self._session.pty is not None or self._session_started:
-            return False
-        width, height, pixel_width, pixel_height = sizes
-        self._session.terminal_requested(
-            PTYRequest(from_bytes(term)[:MAX_TERM], width, height, pixel_width, pixel_height, _terminal_modes(modes))
-        )
-        return True
-
-    def _process_env_request(self, packet: SSHPacket) -> bool:
-        name = packet.get_string()
-        value = packet.get_string()
-        packet.check_end()
-        accepted = persona.accepts_env(name) and b"\0" not in value and len(self._session.env) < MAX_ENV
-        if accepted:
-            self._session.env[name] = value
-        self._session.env_requested(name, value, accepted=accepted)
-        return accepted
-
-    def _process_shell_request(self, packet: SSHPacket) -> bool:
-        packet.check_end()
-        return self._start("shell", None)
-
-    def _process_exec_request(self, packet: SSHPacket) -> bool:
-        command = packet.get_string()
-        packet.check_end()
-        return self._start("exec", command)
-
-    def _process_subsystem_request(self, packet: SSHPacket) -> bool:
-        subsystem = packet.get_string()
-        packet.check_end()
-        return self._start("subsystem", subsystem)
-
-    def _start(self, kind: str, command: bytes | None) -> bool:
-        if self._session_started:
-            return False
-        self._session_started = self._session.start_requested(kind, command)
-        return self._session_started
-
-    def _process_signal_request(self, packet: SSHPacket) -> bool:
-        self._session.signal_received(from_bytes(packet.get_string()[:32]))
-        return True
-
-    def _process_x11_req_request(self, packet: SSHPacket) -> bool:
-        self._session.forward_requested("x11", accepted=False)
-        return False
-
-    def _process_auth_agent_req_at_openssh_dot_com_request(self, packet: SSHPacket) -> bool:  # type: ignore[override]
-        self._session.forward_requested("agent", accepted=True)
-        return True
-
-
-def _terminal_modes(encoded: bytes) -> dict[int, int]:
-    """Return RFC 4254 (8) terminal modes by opcode; what is malformed ends the list, as in sshd."""
-    modes: dict[int, int] = {}
-    for at in range(0, len(encoded) - 4, 5):
-        opcode = encoded[at]
-        if opcode == 0 or opcode >= 160:
-            break
-        modes[opcode] = int.from_bytes(encoded[at + 1 : at + 5], "big")
-    return modes

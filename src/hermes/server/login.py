@@ -43,7 +43,7 @@ class Login:
         verdict = self._decide(auth.Attempt("password", username, password=password))
         new = None if new_password is None else events.from_bytes(new_password[:MAX_SECRET])
         self._tried("password", username, verdict, password=events.from_bytes(password[:MAX_SECRET]), new_password=new)
-        return verdict.accepted and "password" in self.methods
+        return verdict.accepted
 
     def response_given(self, username: str, response: bytes) -> bool:
         """A keyboard-interactive prompt was answered. Return whether the answer is accepted."""
@@ -74,6 +74,8 @@ class Login:
         return verdict.accepted
 
     def _decide(self, attempt: auth.Attempt) -> auth.Verdict:
+        if attempt.method != "none" and attempt.method not in self.methods:
+            return auth.DENIED
         history = self._memory.history(self._visitor.source_ip)
         verdict = auth.decide(attempt, history, self._config, draw=random.random())
         self._memory.learn(self._visitor.source_ip, attempt, verdict)

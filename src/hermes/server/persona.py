@@ -56,7 +56,9 @@ SUBSYSTEMS = {b"sftp": b"/usr/lib/openssh/sftp-server"}
 OPEN_FAILED = "open failed"
 CONNECT_FAILED = "Connection refused"
 INVALID_IDENTIFICATION = b"Invalid SSH identification string.\r\n"
+MAJOR_VERSIONS_DIFFER = b"Protocol major versions differ.\r\n"
 TOO_MANY_CONNECTIONS = b"Exceeded MaxStartups\r\n"
+SESSIONS_DISABLED = "Possible attack: attempt to open a session after additional sessions disabled"
 TOO_MANY_FAILURES = "Too many authentication failures"
 KBDINT_PROMPT = "Password: "
 
@@ -67,6 +69,15 @@ _ACCEPT_ENV = re.compile(rb"LANG|LC_[A-Za-z0-9_]*")
 def accepts_env(name: bytes) -> bool:
     """Return whether a client may set this environment variable."""
     return _ACCEPT_ENV.fullmatch(name) is not None
+
+
+def identification_error(line: bytes) -> bytes | None:
+    """Return what sshd answers to a client's identification string that it does not accept; None when it does."""
+    if not line.startswith(b"SSH-") or not line.isascii():
+        return INVALID_IDENTIFICATION
+    if not line.startswith((b"SSH-2.0-", b"SSH-1.99-")):
+        return MAJOR_VERSIONS_DIFFER
+    return None
 
 
 @dataclass(frozen=True, slots=True)

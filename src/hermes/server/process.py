@@ -6,15 +6,22 @@ from typing import TYPE_CHECKING, Protocol
 
 import asyncssh
 
+from hermes.events import from_bytes
 from hermes.server import persona
 from hermes.server.backend import PTYRequest
 
 if TYPE_CHECKING:
-    from hermes.server.connection import Channel
+    from hermes.server.channel import Channel
+    from hermes.server.connection import Connection
     from hermes.server.visitor import Visitor
 
+MAX_COMMAND = 128 * 1024
+"""Bytes of a command that are kept in events: as long as an argument can be on Linux (MAX_ARG_STRLEN)."""
 INPUT_HIGH_WATER = 256 * 1024
 """Bytes of input that wait for the container before the client is made to wait (by its channel window)."""
+
+INPUT_LOW_WATER = 64 * 1024
+"""Bytes of waiting input at which the client may go on."""
 
 
 class Controls(Protocol):
@@ -42,7 +49,7 @@ class InputStream:
         self._waiter: asyncio.Future[None] | None = None
 
     async def read(self) -> bytes:
-        """Return the next bytes, at least one; `b""` once the client has sent end-of-file or is gone."""
+        """Return the next bytes, at least one and a packet's at most; `b""` once the client has sent end-of-file or is gone."""
         while not self._chunks:
             if self._ended:
                 return b""
@@ -51,10 +58,9 @@ class InputStream:
                 await self._waiter
             finally:
                 self._waiter = None
-        data = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
-        self._size = 0
-        if self._paused:
+        data = self._chunks.popleft()
+        self._size -= len(data)
+        if self._paused and self._size <= INPUT_LOW_WATER:
             self._paused = False
             self._process.resume_reading()
         return data
@@ -97,11 +103,15 @@ class OutputStream:
 class ChannelProcess(asyncssh.SSHServerSession[bytes]):
     """The client's side of one channel. What the client asked for is in `kind`, `command`, `pty` and `env`."""
 
-    def __init__(self, visitor: "Visitor", channel: "Channel", number: int) -> None:
+    def __init__(self, visitor: "Visitor", connection: "Connection", channel: "Channel", number: int) -> None:
         self.visitor = visitor
         self.number = number
         self.kind = ""
         self.command: bytes | None = None
+        self.label: str | None = None
+        """What was asked for, in an event's words: the exec command, or the subsystem's name."""
+        self.stated = False
+        """It has been stated what the channel runs."""
         self.pty: PTYRequest | None = None
         self.env: dict[bytes, bytes] = {}
         self.stdin = InputStream(self)
@@ -113,6 +123,7 @@ class ChannelProcess(asyncssh.SSHServerSession[bytes]):
         self.exit_status: int | None = None
         self.exit_signal: str | None = None
         self._channel: Channel | None = channel
+        self._connection = connection
         self._writable: asyncio.Event | None = None
 
     @property
@@ -148,8 +159,13 @@ class ChannelProcess(asyncssh.SSHServerSession[bytes]):
 
     async def drain(self) -> None:
         """Return when there is room to send, or no one to send to."""
-        while self._writable is not None:
-            await self._writable.wait()
+        while self._channel is not None:
+            if self._writable is not None:
+                await self._writable.wait()
+            elif self._connection.congested:
+                await self._connection.wait_for_room()
+            else:
+                return
 
     def pause_reading(self) -> None:
         """Let the client wait: its window is no longer refilled."""
@@ -178,15 +194,15 @@ class ChannelProcess(asyncssh.SSHServerSession[bytes]):
 
     def start_requested(self, kind: str, command: bytes | None) -> bool:
         """The client wants a shell, a command or a subsystem. Return whether it gets one."""
+        if command is not None:
+            self.label = from_bytes(command[:MAX_COMMAND])
         if kind == "subsystem":
-            path = persona.SUBSYSTEMS.get(command or b"")
-            if path is None:
-                self.visitor.channel_failed(self.number, "unknown subsystem")
+            command = persona.SUBSYSTEMS.get(command or b"")
+            if command is None:
+                self.visitor.channel_failed(self.number, f"unknown subsystem {self.label}")
                 return False
-            self.command = path
-        else:
-            self.command = command
         self.kind = kind
+        self.command = command
         return True
 
     def session_started(self) -> None:

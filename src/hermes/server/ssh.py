@@ -110,7 +110,7 @@ class Front:
             await self._handler(visitor, process)
         finally:
             process.close()
-            visitor.report_closed(process, time.monotonic() - started)
+            visitor.channel_over(process, time.monotonic() - started)
 
     def emit(self, event: Event) -> None:
         """Write an event to the journal."""

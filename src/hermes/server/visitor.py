@@ -13,7 +13,8 @@ from hermes.errors import JournalError
 from hermes.server import persona
 from hermes.server.algorithms import client_algorithms
 from hermes.server.backend import PTYRequest, SessionInfo
-from hermes.server.connection import Channel, Connection
+from hermes.server.channel import Channel
+from hermes.server.connection import Connection
 from hermes.server.forwards import Forwards
 from hermes.server.login import Login
 from hermes.server.process import ChannelProcess
@@ -47,6 +48,8 @@ class Visitor(asyncssh.SSHServer):
         self._open: dict[int, ChannelProcess] = {}
         self._started = time.monotonic()
         self._session_started = 0.0
+        self._ended = 0.0
+        self._running = 0
         self._last_active = self._started
         self._cause: tuple[str, str] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -100,34 +103,35 @@ class Visitor(asyncssh.SSHServer):
         if self not in self.front.visitors:
             return
         self.front.visitors.discard(self)
-        cause, detail = self._cause or _cause_of(exc)
-        now = time.monotonic()
-        if self.session is not None:
-            self._emit(
-                events.SessionClosed(
-                    connection_id=self.connection_id,
-                    session_id=self.session.session_id,
-                    cause=cause,
-                    duration=now - self._session_started,
-                    channels=self.channels,
-                    bytes_in=self.bytes_in,
-                    bytes_out=self.bytes_out,
-                )
-            )
-        self._emit(
-            events.ConnectionClosed(
-                connection_id=self.connection_id,
-                session_id=self.session.session_id if self.session else None,
-                cause=cause,
-                detail=detail,
-                duration=now - self._started,
-                auth_attempts=self.login.attempts,
-                channels=self.channels,
-                requests_dropped=max(0, self._requests - self._settings.max_requests),
-            )
-        )
+        if self._cause is None:
+            self._cause = _cause_of(exc)
+        self._ended = time.monotonic()
         if self.session is not None:
             self.front.session_over(self)
+        if not self._running:
+            self._state_end()
+
+    def _state_end(self) -> None:
+        """State that all is over: the connection is lost, and no channel's evidence is open any more."""
+        cause, detail = self._cause or ("lost", "")
+        if self.session is not None:
+            self.say(
+                events.SessionClosed,
+                cause=cause,
+                duration=self._ended - self._session_started,
+                channels=self.channels,
+                bytes_in=self.bytes_in,
+                bytes_out=self.bytes_out,
+            )
+        self.say(
+            events.ConnectionClosed,
+            cause=cause,
+            detail=detail,
+            duration=self._ended - self._started,
+            auth_attempts=self.login.attempts,
+            channels=self.channels,
+            requests_dropped=max(0, self._requests - self._settings.max_requests),
+        )
 
     def end(self, cause: str, detail: str = "") -> None:
         """Close the connection, for this cause. The first cause given stands."""
@@ -224,14 +228,16 @@ class Visitor(asyncssh.SSHServer):
     # ---- channels
 
     def session_requested(self) -> tuple[Channel, ChannelProcess]:
-        if self._no_more_sessions or len(self._open) >= self._settings.max_channels:
-            self.say(events.ChannelFailed, channel=self.channels + 1, reason="too many session channels")
+        if self._no_more_sessions:
+            raise asyncssh.DisconnectError(asyncssh.DISC_PROTOCOL_ERROR, persona.SESSIONS_DISABLED)
+        if len(self._open) >= self._settings.max_channels or self._requests >= self._settings.max_requests:
+            self.repeat(events.ChannelFailed, channel=None, reason="too many session channels")
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, persona.OPEN_FAILED)
         assert self._connection is not None
         self.channels += 1
         channel = Channel(self._connection, asyncio.get_running_loop())
-        process = self._open[self.channels] = ChannelProcess(self, channel, self.channels)
-        self.say(events.ChannelOpened, channel=process.number)
+        process = self._open[self.channels] = ChannelProcess(self, self._connection, channel, self.channels)
+        self.repeat(events.ChannelOpened, channel=process.number)
         self.front.channel_opened(self)
         return channel, process
 
@@ -241,14 +247,24 @@ class Visitor(asyncssh.SSHServer):
 
     def channel_started(self, process: ChannelProcess) -> None:
         """The channel's shell, command or subsystem is to run."""
+        self._running += 1
         self.front.run(self, process)
 
     def channel_running(self, process: ChannelProcess, *, recording: str | None) -> None:
-        """The channel's process is being started, and recorded in this file."""
-        command = None if process.command is None else events.from_bytes(process.command)
+        """The channel's process is being started, and recorded in this file; or it never will, for want of a box."""
+        process.stated = True
         self.say(
-            events.ChannelStarted, channel=process.number, kind=process.kind, command=command, recording=recording
+            events.ChannelStarted, channel=process.number, kind=process.kind, command=process.label, recording=recording
         )  # fmt: skip
+
+    def channel_over(self, process: ChannelProcess, duration: float) -> None:
+        """The channel's process has ended, and its evidence is closed."""
+        if not process.stated:
+            self.channel_running(process, recording=None)
+        self._report_closed(process, duration)
+        self._running -= 1
+        if not self._running and self.closed:
+            self._state_end()
 
     def recording_failed(self, number: int, reason: str) -> None:
         """The channel could not be recorded: the session must end."""
@@ -263,9 +279,9 @@ class Visitor(asyncssh.SSHServer):
         """The channel is gone."""
         self._open.pop(process.number, None)
         if not process.kind:
-            self.report_closed(process, 0.0)
+            self._report_closed(process, 0.0)
 
-    def report_closed(self, process: ChannelProcess, duration: float) -> None:
+    def _report_closed(self, process: ChannelProcess, duration: float) -> None:
         """State that the channel is closed, and what came of it."""
         self.say(
             events.ChannelClosed,

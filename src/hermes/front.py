@@ -125,7 +125,8 @@ async def _run(
             await front.close()
             await sessions.close()
             await pool.close()
-            journal.emit(events.SensorStopped(reason="asked to" if stop.is_set() else "the broker is gone"))
+            with contextlib.suppress(JournalError):  # it has said so itself
+                journal.emit(events.SensorStopped(reason="asked to" if stop.is_set() else "the broker is gone"))
     finally:
         journal.close()
     if not stop.is_set():

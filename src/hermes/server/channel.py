@@ -30,7 +30,7 @@ class Channel(BoundedChannel):
 
     _session: "ChannelProcess"
 
-    def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, connection: "Connection", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
             connection, loop, True, False, False, 0, 0, None, "strict", persona.CHANNEL_WINDOW, persona.CHANNEL_PACKET
         )  # fmt: skip

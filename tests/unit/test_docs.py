@@ -31,6 +31,9 @@ WITHOUT_TESTS = {
 """Modules that have no test file of their own, and why they need none."""
 
 TESTED_BY = {
+    "hermes.recording.facts": "unit/recording/test_lossless.py",
+    "hermes.store.bookkeeping": "unit/store/test_queries.py",
+    "hermes.store.database": "unit/store/test_journal.py",
     "hermes.broker.__main__": "e2e/test_main_job.py",
     "hermes.cli": "unit/test_main.py",
     "hermes.cli.up": "e2e/test_bad_days.py",

@@ -1,8 +1,9 @@
 """Real engines for the tests: one case an engine."""
 
+import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -128,9 +129,20 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 async def engine(case: Case) -> AsyncIterator[Engine]:
     """The engine, started; its boxes are gone at the end."""
     engine = case.make("suite")
-    await engine.start()
-    yield engine
-    await engine.close()
+    with broker_umask():
+        await engine.start()
+        yield engine
+        await engine.close()
+
+
+@contextlib.contextmanager
+def broker_umask() -> Iterator[None]:
+    """The umask that the broker runs with; nothing of it may be seen in a box."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 _ids = itertools.count(1)

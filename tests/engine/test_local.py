@@ -16,12 +16,13 @@ from hermes.broker.cgroups import BoxCgroup, hierarchies
 from hermes.broker.engines.base import Box
 from hermes.broker.engines.local import LocalEngine, sweep
 from hermes.broker.image import Image
-from hermes.broker.oci import MAX_TERMINALS
+from hermes.broker.oci import BOOT_NICE, BOOT_SHARES, MAX_TERMINALS
+from hermes.broker.policy import MEMLOCK_LIMIT
 from hermes.config import ContainerPoolConfig
 from hermes.container import Terminal
 from hermes.errors import EngineError, SpawnError
 from hermes.testing.boxes import BoxClient, eventually
-from tests.engine.conftest import LIMITS, new_id
+from tests.engine.conftest import LIMITS, broker_umask, new_id
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
 
@@ -38,9 +39,10 @@ async def engine(
     data_dir: Path, target_image: Image, pool_config: Callable[..., ContainerPoolConfig]
 ) -> AsyncIterator[LocalEngine]:
     engine = LocalEngine(pool_config(), data_dir=data_dir, image=target_image, instance="local-test")
-    await engine.start()
-    yield engine
-    await engine.close()
+    with broker_umask():
+        await engine.start()
+        yield engine
+        await engine.close()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -136,6 +138,43 @@ async def test_nothing_is_inherited_from_the_broker(client: BoxClient) -> None:
     assert (oom, nice, umask, int(blocked, 16)) == ("0", "0", "0022", 0)
     assert int(ignored, 16) in (0, 0b11 << 31), "glibc's posix_spawn ignores two signals that only glibc can send"
     assert len(set(session.split())) == 1
+    limits = await client.output("ulimit -r; ulimit -e; ulimit -l")
+    assert limits.split() == ["0", "0", str(MEMLOCK_LIMIT // 1024)]
+
+
+async def test_init_inherits_nothing_from_the_broker_either(box: Box, client: BoxClient) -> None:
+    status = Path(f"/proc/{box.pid}/status").read_text()
+    assert "Umask:\t0022" in status
+    assert Path(f"/proc/{box.pid}/oom_score_adj").read_text() == "0\n"
+    limits = Path(f"/proc/{box.pid}/limits").read_text()
+    for name, limit in (("nice priority", 0), ("realtime priority", 0), ("locked memory", MEMLOCK_LIMIT)):
+        (line,) = (line for line in limits.splitlines() if line.startswith(f"Max {name} "))
+        assert line.removeprefix(f"Max {name}").split()[:2] == [str(limit)] * 2
+    modes = {
+        "/": "755", "/dev": "755", "/dev/pts": "755", "/dev/shm": "1777", "/dev/mqueue": "1777", "/dev/null": "666", "/etc": "755",
+        "/run": "755", "/tmp": "1777",
+    }  # fmt: skip
+    assert (await client.output(f"stat -c %a {' '.join(modes)}")).split() == list(modes.values())
+
+
+async def test_a_box_runs_as_usual_once_it_is_opened(box: Box, engine: LocalEngine, client: BoxClient) -> None:
+    assert await client.output("nice") == "0"
+    cgroup = engine._cells[box.id].cgroup
+    assert all(os.getpriority(os.PRIO_PROCESS, pid) == 0 for pid in cgroup.pids())
+    weights = [path / name for path in cgroup._paths for name in ("cpu.shares", "cpu.weight") if (path / name).exists()]
+    assert [(path.name, path.read_text().strip()) for path in weights] in ([("cpu.shares", "1024")], [("cpu.weight", "100")])
+
+
+async def test_a_box_that_boots_makes_way(engine: LocalEngine) -> None:
+    box = await engine.create(new_id())
+    try:
+        cgroup = engine._cells[box.id].cgroup
+        assert os.getpriority(os.PRIO_PROCESS, box.pid) == BOOT_NICE
+        shares = [int((path / "cpu.shares").read_text()) for path in cgroup._paths if (path / "cpu.shares").exists()]
+        weights = [int((path / "cpu.weight").read_text()) for path in cgroup._paths if (path / "cpu.weight").exists()]
+        assert shares == [BOOT_SHARES] or (not shares and weights < [100])
+    finally:
+        await engine.destroy(box)
 
 
 async def test_a_terminal_is_as_sshd_makes_it(client: BoxClient) -> None:
@@ -406,7 +445,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 CRUN = """
-import asyncio, sys
+import asyncio, os, sys
 from dataclasses import dataclass
 from pathlib import Path
 from hermes.broker import linux
@@ -425,9 +464,10 @@ async def main(data, rootfs, *init):
     await engine.start()
     box = await engine.create("one")
     async with BoxClient(await engine.open(box)) as client:
-        print(await client.output("id -u; grep -c Seccomp_filters:.1 /proc/1/status"))
+        print(await client.output("id -u; grep -c Seccomp_filters:.1 /proc/1/status; umask; grep Umask /proc/1/status | cut -f2"))
     await engine.close()
 
+os.umask(0o077)
 linux.private_mounts()
 asyncio.run(main(*sys.argv[1:]))
 """
@@ -437,4 +477,4 @@ async def test_crun(tmp_path: Path, target_image: Image) -> None:
     command = [sys.executable, "-c", CRUN, str(tmp_path), str(target_image.rootfs), *target_image.init]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-2:] == ["0", "1"], done.stdout
+    assert done.stdout.splitlines()[-4:] == ["0", "1", "0022", "0022"], done.stdout

@@ -8,6 +8,7 @@ import os
 import resource
 import select
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 from hermes.broker import cgroups, linux
@@ -54,7 +55,8 @@ def enter(pid: int, pidfd: int, confinement: Confinement, trees: list[cgroups.Hi
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     for number, value in confinement.rlimits.items():
-        resource.setrlimit(number, (value, value))
+        allowed = min(value, hard) if (hard := resource.getrlimit(number)[1]) != resource.RLIM_INFINITY else value
+        resource.setrlimit(number, (allowed, allowed))
     linux.limit_bounding_set(confinement.capabilities)
     if confinement.no_new_privileges:
         linux.set_no_new_privileges()
@@ -91,7 +93,9 @@ def _apparmor_label(pid: int) -> str | None:
 
 def _be_ordinary() -> None:
     """Shed what the broker may have been favoured with: an attacker's processes inherit it."""
-    os.setpriority(os.PRIO_PROCESS, 0, 0)
+    os.umask(0o022)
+    with suppress(PermissionError):  # it is nicer than usual already, and may not be less so
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
     try:
         Path("/proc/self/oom_score_adj").write_text("0")
     except OSError:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def config(
             "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
             "rlimits": [{"type": name, "soft": value, "hard": value} for name, value in policy.rlimits.items()],
             "noNewPrivileges": policy.security.no_new_privileges,
+            "oomScoreAdj": 0,
         },
         "mounts": _mounts(policy),
         "linux": {
@@ -112,6 +114,8 @@ class Runtime:
         arguments = ("--root", str(self.state), "--log", str(log), "--log-format", "json")
         command = (*arguments, "run", "--detach", "--bundle", str(bundle), "--pid-file", str(pid_file), container_id)
         null = asyncio.subprocess.DEVNULL
+        if not os.access(self.program, os.X_OK):
+            raise EngineError(f"{self.program} cannot be run")
         try:
             process = await asyncio.create_subprocess_exec(
                 "nice", "-n", str(BOOT_NICE), self.program, *command, stdin=null, stdout=null, stderr=null, start_new_session=True
@@ -122,7 +126,8 @@ class Runtime:
             status = await process.wait()
         except BaseException:
             if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
             raise
         if status != 0:

@@ -21,6 +21,9 @@ READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysr
 CORE_LIMIT = 1
 """Bytes. 0 does not stop the kernel from piping a core to a program of the host (core(5)); 1 does, and `ulimit -c` says 0."""
 
+MEMLOCK_LIMIT = 8 << 20
+"""Bytes a process may lock in memory: what systemd lets every service, and the kernel anyone."""
+
 
 class Policy:
     """The security and limits of every box of one pool. `ConfigError` if a seccomp profile cannot be used.
@@ -41,7 +44,14 @@ class Policy:
     @property
     def rlimits(self) -> dict[str, int]:
         """Soft and hard limit by name, such as `RLIMIT_NOFILE`."""
-        return {"RLIMIT_NOFILE": self.limits.open_files, "RLIMIT_FSIZE": self.limits.file_size, "RLIMIT_CORE": CORE_LIMIT}
+        return {
+            "RLIMIT_NOFILE": self.limits.open_files,
+            "RLIMIT_FSIZE": self.limits.file_size,
+            "RLIMIT_CORE": CORE_LIMIT,
+            "RLIMIT_MEMLOCK": MEMLOCK_LIMIT,
+            "RLIMIT_RTPRIO": 0,
+            "RLIMIT_NICE": 0,
+        }
 
     @cached_property
     def _resolved(self) -> seccomp.Profile:

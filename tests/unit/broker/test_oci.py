@@ -1,10 +1,12 @@
 """What the runtime is told, and what it is believed to have said."""
 
+import asyncio
+import os
 from pathlib import Path
 
 import pytest
 
-from hermes.broker.oci import MAX_TERMINALS, Runtime, config
+from hermes.broker.oci import BOOT_SHARES, MAX_TERMINALS, Runtime, config
 from hermes.broker.policy import Policy
 from hermes.config.models import LimitsConfig, SecurityConfig
 from hermes.errors import EngineError
@@ -23,7 +25,7 @@ def test_limits_reach_the_runtime() -> None:
     resources = linux["resources"]
     assert resources["memory"] == {"limit": 64 << 20, "swap": 64 << 20}
     assert resources["pids"] == {"limit": 33}
-    assert resources["cpu"] == {"quota": 50_000, "period": 100_000}
+    assert resources["cpu"] == {"quota": 50_000, "period": 100_000, "shares": BOOT_SHARES}
     assert resources["devices"] == [{"allow": False, "access": "rwm"}]
     assert linux["cgroupsPath"] == "/h/1"
     assert linux["uidMappings"] == linux["gidMappings"] == [{"containerID": 0, "hostID": 1 << 27, "size": 65536}]
@@ -44,6 +46,10 @@ def test_the_process() -> None:
     assert process["noNewPrivileges"] is True
     assert set(process["capabilities"]) == {"bounding", "effective", "permitted"}, "nothing inheritable, nothing ambient"
     assert {"type": "RLIMIT_NOFILE", "soft": 128, "hard": 128} in process["rlimits"]
+    for name in ("RLIMIT_RTPRIO", "RLIMIT_NICE"):
+        assert {"type": name, "soft": 0, "hard": 0} in process["rlimits"]
+    assert process["user"] == {"uid": 0, "gid": 0, "umask": 0o022}
+    assert process["oomScoreAdj"] == 0, "the broker's own standing is not passed on"
 
 
 def test_everything_that_grows_in_memory_is_sized() -> None:
@@ -92,6 +98,26 @@ async def test_run_tells_what_the_runtime_said(tmp_path: Path, log: str, said: s
     (tmp_path / "log").write_text(log)
     with pytest.raises(EngineError, match=said):
         await _script(tmp_path, "exit 3").run("box", tmp_path)
+
+
+@pytest.mark.asyncio
+async def test_cancelled_it_kills_the_runtime_which_may_have_just_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killpg = os.killpg
+
+    def ended_meanwhile(group: int, signal: int) -> None:
+        killpg(group, signal)
+        raise ProcessLookupError
+
+    monkeypatch.setattr(os, "killpg", ended_meanwhile)
+    started = tmp_path / "started"
+    os.mkfifo(started)
+    async with asyncio.TaskGroup() as group:
+        run = group.create_task(_script(tmp_path, f"echo $$ > {started}; sleep 999").run("box", tmp_path))
+        pid = int(await asyncio.to_thread(started.read_text))
+        run.cancel()
+    assert run.cancelled()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 @pytest.mark.asyncio

@@ -4,7 +4,7 @@ import json
 import resource
 from pathlib import Path
 
-from hermes.broker.policy import CORE_LIMIT, Policy
+from hermes.broker.policy import CORE_LIMIT, MEMLOCK_LIMIT, Policy
 from hermes.config.models import DEFAULT_CAPABILITIES, LimitsConfig, SecurityConfig
 
 
@@ -19,7 +19,14 @@ def test_defaults_are_accepted() -> None:
 def test_confinement() -> None:
     confinement = policy(capabilities=["CHOWN", "SETUID", "SETFCAP"], no_new_privileges=False).confinement()
     assert confinement.capabilities == 1 << 0 | 1 << 7 | 1 << 31
-    assert confinement.rlimits == {resource.RLIMIT_NOFILE: 77, resource.RLIMIT_FSIZE: 1 << 21, resource.RLIMIT_CORE: CORE_LIMIT}
+    assert confinement.rlimits == {
+        resource.RLIMIT_NOFILE: 77,
+        resource.RLIMIT_FSIZE: 1 << 21,
+        resource.RLIMIT_CORE: CORE_LIMIT,
+        resource.RLIMIT_MEMLOCK: MEMLOCK_LIMIT,
+        resource.RLIMIT_RTPRIO: 0,
+        resource.RLIMIT_NICE: 0,
+    }
     assert not confinement.no_new_privileges
     assert len(confinement.seccomp) % 8 == 0
 

@@ -68,14 +68,22 @@ found = {
     "socket: AF_NETLINK with a high bit": call(41, 16 | HIGH, 3, 0),
 }
 families = {
-    "AF_UNIX": (1, 1, 0), "AF_INET": (2, 1, 0), "AF_INET6": (10, 2, 0), "AF_KEY": (15, 3, 2), "NETLINK_ROUTE": (16, 3, 0),
+    "AF_UNIX": (1, 1, 0), "AF_INET": (2, 1, 0), "AF_INET6": (10, 2, 0), "TCP": (10, 0o2000001, 6), "UDP": (2, 0o4002, 17),
+    "raw ICMP": (2, 3, 1), "raw ICMPv6": (10, 3, 58), "SCTP": (2, 1, 132), "DCCP": (2, 6, 33), "L2TP": (2, 2, 115),
+    "MPTCP": (10, 1, 262), "SOCK_PACKET": (2, 10, 768), "AF_KEY": (15, 3, 2), "NETLINK_ROUTE": (16, 3, 0),
     "NETLINK_AUDIT": (16, 3, 9), "NETLINK_NETFILTER": (16, 3, 12), "AF_PACKET": (17, 3, 0), "AF_CAN": (29, 3, 1),
     "AF_TIPC": (30, 1, 0), "AF_BLUETOOTH": (31, 3, 1), "AF_ALG": (38, 5, 0), "AF_VSOCK": (40, 1, 0), "AF_XDP": (44, 3, 0),
 }  # fmt: skip
 found |= {f"socket: {name}": call(41, *arguments) for name, arguments in families.items()}
 word = mmap.mmap(-1, mmap.PAGESIZE)
 address = ctypes.addressof(ctypes.c_char.from_buffer(word))
-ioctls = {"TIOCSTI": 0x5412, "TIOCSTI with a high bit": 0x5412 | HIGH, "TIOCLINUX": 0x541C, "FIONREAD": 0x541B}
+ioctls = {
+    "TIOCSTI": 0x5412,
+    "TIOCSTI with a high bit": 0x5412 | HIGH,
+    "TIOCLINUX": 0x541C,
+    "TIOCSETD": 0x5423,
+    "FIONREAD": 0x541B,
+}
 reader, writer = os.pipe()
 found |= {f"ioctl: {name}": call(16, reader, command, address) for name, command in ioctls.items()}
 print(json.dumps(found))

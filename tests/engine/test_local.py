@@ -75,12 +75,15 @@ async def test_system_calls(client: BoxClient) -> None:
     for family in ("AF_VSOCK", "AF_ALG", "AF_PACKET", "AF_KEY", "AF_XDP", "AF_TIPC", "AF_CAN", "AF_BLUETOOTH"):
         assert found[f"socket: {family}"] == "EAFNOSUPPORT"
     assert found["socket: NETLINK_NETFILTER"] == found["socket: NETLINK_AUDIT"] == "EPROTONOSUPPORT"
-    for kind in ("AF_UNIX", "AF_INET", "AF_INET6", "NETLINK_ROUTE"):
+    for kind in ("SCTP", "DCCP", "L2TP", "MPTCP", "SOCK_PACKET"):
+        assert found[f"socket: {kind}"] == "EPROTONOSUPPORT"
+    for kind in ("AF_UNIX", "AF_INET", "AF_INET6", "TCP", "UDP", "raw ICMP", "raw ICMPv6", "NETLINK_ROUTE"):
         assert found[f"socket: {kind}"] == "ok"
     assert found["socketpair: AF_INET"] != "ok"
     assert found["socket: AF_NETLINK with a high bit"] != "ok"
     assert found["ioctl: TIOCSTI"] == found["ioctl: TIOCSTI with a high bit"] == "EIO"
     assert found["ioctl: TIOCLINUX"] == "ENOTTY"
+    assert found["ioctl: TIOCSETD"] == "EINVAL"
     assert found["i386 getpid"] == found["x32 getpid"] == f"signal {signal.SIGSYS.value}"
     assert found["personality: query"] == found["sync"] == found["ioctl: FIONREAD"] == "ok"
 
@@ -101,6 +104,11 @@ async def test_system_calls(client: BoxClient) -> None:
         "find / -xdev -newer /etc/passwd",
         "dpkg -l",
         "df -h /",
+        "ping -c 1 127.0.0.1",
+        "python3 -c 'import socket as s; u = s.socket(s.AF_INET, s.SOCK_DGRAM); u.bind((\"127.0.0.1\", 0)); u.getsockname()'",
+        "python3 -m http.server -b 127.0.0.1 8123 >/dev/null 2>&1 & "
+        "until nc -z 127.0.0.1 8123; do sleep 0.1; done; curl -sfo /dev/null http://127.0.0.1:8123/ && kill $!",
+        "getent hosts localhost",
     ],
 )
 async def test_debian_works(client: BoxClient, command: str) -> None:
@@ -151,8 +159,8 @@ async def test_init_inherits_nothing_from_the_broker_either(box: Box, client: Bo
         (line,) = (line for line in limits.splitlines() if line.startswith(f"Max {name} "))
         assert line.removeprefix(f"Max {name}").split()[:2] == [str(limit)] * 2
     modes = {
-        "/": "755", "/dev": "755", "/dev/pts": "755", "/dev/shm": "1777", "/dev/mqueue": "1777", "/dev/null": "666", "/etc": "755",
-        "/run": "755", "/tmp": "1777",
+        "/": "755", "/dev": "755", "/dev/pts": "755", "/dev/shm": "1777", "/dev/mqueue": "1777", "/dev/null": "666",
+        "/etc": "755", "/run": "755", "/tmp": "1777",
     }  # fmt: skip
     assert (await client.output(f"stat -c %a {' '.join(modes)}")).split() == list(modes.values())
 

@@ -1,7 +1,7 @@
 """Seccomp profiles in Docker's JSON: read, resolve for this machine, and compile to BPF with libseccomp.
 
-The built-in profile is `seccomp.json` next to this file, plus `ioctl`, whose two forbidden commands no list of allowed
-values can state: see `all_but`.
+The built-in profile is `seccomp.json` next to this file, plus what no list of allowed values can state (see `all_but`): the
+forbidden commands of `ioctl`, and which internet sockets there are.
 """
 
 import ctypes
@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import platform
+import socket
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -19,8 +20,15 @@ from hermes.errors import ConfigError, MachineError
 Rule: TypeAlias = dict[str, Any]
 Profile: TypeAlias = dict[str, Any]
 
-TIOCSTI = 0x5412
-TIOCLINUX = 0x541C
+IOCTLS = {0x5412: errno.EIO, 0x541C: errno.ENOTTY, 0x5423: errno.EINVAL}
+"""Commands refused, and how: TIOCSTI types into a terminal, TIOCLINUX reads consoles, TIOCSETD has the host load modules."""
+
+INTERNET = {
+    socket.AF_INET: {socket.SOCK_STREAM: (0, 6), socket.SOCK_DGRAM: (0, 1, 17)},
+    socket.AF_INET6: {socket.SOCK_STREAM: (0, 6), socket.SOCK_DGRAM: (0, 17, 58)},
+}
+"""By family and type, the protocols a socket may have: TCP, UDP and ping. For others (SCTP, DCCP, L2TP, MPTCP) the host
+would load modules. A raw socket may have any; it never loads one."""
 
 _ARCHITECTURES = {
     "x86_64": ("amd64", "SCMP_ARCH_X86_64", 0xC000003E),
@@ -39,6 +47,8 @@ _OPERATORS = {
     "SCMP_CMP_MASKED_EQ": 7,
 }  # fmt: skip
 _BAD_ARCHITECTURE, _OPTIMIZE = 2, 8
+_TYPE_MASK = 0xF  # of socket(2)'s type; the rest are flags
+_ALL_BITS = (1 << 64) - 1
 
 
 def all_but(values: frozenset[int], bits: int = 32) -> list[tuple[int, int]]:
@@ -60,13 +70,39 @@ def all_but(values: frozenset[int], bits: int = 32) -> list[tuple[int, int]]:
 def builtin() -> Profile:
     """The built-in profile, in Docker's JSON form."""
     profile: Profile = json.loads(Path(__file__).with_name("seccomp.json").read_text())
-    for mask, value in all_but(frozenset({TIOCSTI, TIOCLINUX})):
-        arguments = [{"index": 1, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}]
-        profile["syscalls"].append({"names": ["ioctl"], "action": "SCMP_ACT_ALLOW", "args": arguments})
-    for value, error in ((TIOCSTI, errno.EIO), (TIOCLINUX, errno.ENOTTY)):
-        arguments = [{"index": 1, "value": 0xFFFFFFFF, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}]
-        profile["syscalls"].append({"names": ["ioctl"], "action": "SCMP_ACT_ERRNO", "errnoRet": error, "args": arguments})
+    rules = [_rule("ioctl", None, _masked(1, mask, value)) for mask, value in all_but(frozenset(IOCTLS))]
+    rules += [_rule("ioctl", error, _masked(1, 0xFFFFFFFF, value)) for value, error in IOCTLS.items()]
+    for family, protocols in INTERNET.items():
+        rules += _internet(int(family), {int(kind): frozenset(allowed) for kind, allowed in protocols.items()})
+    profile["syscalls"] += rules
     return profile
+
+
+def _internet(family: int, protocols: dict[int, frozenset[int]]) -> Iterator[Rule]:
+    """Rules for every socket of a family, of which each matches exactly one."""
+    asked = {"index": 0, "value": family, "op": "SCMP_CMP_EQ"}
+    for kind, allowed in protocols.items():
+        of_kind = _masked(1, _TYPE_MASK, kind)
+        bits = max(allowed).bit_length()
+        for protocol in allowed:
+            yield _rule("socket", None, asked, of_kind, {"index": 2, "value": protocol, "op": "SCMP_CMP_EQ"})
+        for mask, value in all_but(allowed, bits):
+            yield _rule("socket", errno.EPROTONOSUPPORT, asked, of_kind, _masked(2, mask | _ALL_BITS << bits & _ALL_BITS, value))
+        above = {"index": 2, "value": (1 << bits) - 1, "op": "SCMP_CMP_GT"}
+        yield _rule("socket", errno.EPROTONOSUPPORT, asked, of_kind, above)
+    yield _rule("socket", None, asked, _masked(1, _TYPE_MASK, int(socket.SOCK_RAW)))
+    for mask, value in all_but(frozenset({*protocols, int(socket.SOCK_RAW)}), _TYPE_MASK.bit_length()):
+        yield _rule("socket", errno.EPROTONOSUPPORT, asked, _masked(1, mask, value))
+
+
+def _masked(index: int, mask: int, value: int) -> Rule:
+    return {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
+
+
+def _rule(name: str, error: int | None, *arguments: Rule) -> Rule:
+    """Let a system call with such arguments through, or answer it with an error."""
+    outcome: Rule = {"action": "SCMP_ACT_ALLOW"} if error is None else {"action": "SCMP_ACT_ERRNO", "errnoRet": error}
+    return {"names": [name], "args": list(arguments), **outcome}
 
 
 def load(path: Path) -> Profile:

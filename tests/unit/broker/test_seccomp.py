@@ -75,14 +75,42 @@ def test_clone_makes_no_namespace(program: bytes, flags: int) -> None:
 
 @given(family=st.integers(0, 2**64 - 1) | st.integers(0, 60), protocol=st.integers(0, 2**64 - 1) | st.integers(0, 30))
 def test_socket_families(program: bytes, family: int, protocol: int) -> None:
-    allowed = family in (1, 2, 10) or (family == 16 and protocol == 0)
+    allowed = family == 1 or (family in (2, 10) and protocol in (0, 6)) or (family == 16 and protocol == 0)
     assert (verdict(program, 41, family, 1, protocol) == ALLOW) == allowed
     assert (verdict(program, 53, family, 1, protocol) == ALLOW) == (family == 1)
 
 
-@given(command=st.integers(0, 2**64 - 1) | st.sampled_from([0x5412, 0x541C, 0x5412 | HIGH, 0x541C | HIGH, 0x5413, 0x5401]))
-def test_ioctl_forbids_two_commands_whatever_the_high_bits(program: bytes, command: int) -> None:
-    assert (verdict(program, 16, 0, command) == ALLOW) == (command & 0xFFFFFFFF not in (0x5412, 0x541C))
+NUMBERS = st.integers(0, 2**64 - 1)
+
+
+@pytest.mark.parametrize(("family", "ping"), [(2, 1), (10, 58)])
+@given(
+    kind=st.integers(0, 15) | NUMBERS,
+    flags=st.sampled_from([0, 0o4000, 0o2000000, HIGH]),
+    protocol=st.integers(0, 300) | NUMBERS | st.sampled_from([0, 6, 17, 58, HIGH, 6 | HIGH, 17 | HIGH]),
+)
+def test_internet_sockets_load_no_modules(program: bytes, family: int, ping: int, kind: int, flags: int, protocol: int) -> None:
+    allowed = {1: protocol in (0, 6), 2: protocol in (0, ping, 17), 3: True}.get(kind & 0xF, False)
+    assert verdict(program, 41, family, kind | flags, protocol) == (ALLOW if allowed else ERRNO | errno.EPROTONOSUPPORT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "protocol"), [(1, 132), (5, 132), (1, 262), (6, 33), (2, 115), (2, 136), (10, 768)],
+    ids=["sctp", "sctp-seqpacket", "mptcp", "dccp", "l2tp", "udplite", "packet"],
+)  # fmt: skip
+def test_other_transports_are_not_there(program: bytes, kind: int, protocol: int) -> None:
+    for family in (2, 10):
+        assert verdict(program, 41, family, kind, protocol) == ERRNO | errno.EPROTONOSUPPORT
+
+
+FORBIDDEN = {0x5412: errno.EIO, 0x541C: errno.ENOTTY, 0x5423: errno.EINVAL}
+"""TIOCSTI, TIOCLINUX, TIOCSETD."""
+
+
+@given(command=NUMBERS | st.sampled_from([*FORBIDDEN, *(command | HIGH for command in FORBIDDEN), 0x5413, 0x5401, 0x5424]))
+def test_ioctl_forbids_commands_whatever_the_high_bits(program: bytes, command: int) -> None:
+    error = FORBIDDEN.get(command & 0xFFFFFFFF)
+    assert verdict(program, 16, 0, command) == (ALLOW if error is None else ERRNO | error)
 
 
 @pytest.mark.parametrize("persona", [0, 0xFFFFFFFF, 8, 0x0400000, 0x0040000])

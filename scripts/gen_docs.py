@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
-"""Write docs/reference/configuration.md and events.md from the code. With --check, only say whether they are up to date."""
+"""Write what docs/reference/ says of commands, settings and events. With --check, only say whether it is up to date."""
 
 import argparse
 import ast
 import re
 import sys
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
+
+import typer
 
 from hermes import events
+from hermes.cli import app
 from hermes.config.fields import SECTIONS, SETTINGS, Setting
 from hermes.config.models import Settings
 from hermes.config.render import flow, to_yaml
@@ -260,7 +263,39 @@ def catalogue() -> str:
     return "\n".join(lines) + "\n"
 
 
-DOCUMENTS = {"configuration.md": configuration, "events.md": catalogue}
+COMMANDS = """\
+# Commands
+
+Every command ends with exit code 0 when it did what was asked, 1 when it could not (one line on standard error says why), 2 when
+the command line or the configuration is wrong.
+"""
+
+
+def command_lines(command: Any, path: str) -> list[str]:
+    """One command with its options, or all the commands of a group."""
+    if hasattr(command, "commands"):
+        return [line for name, it in command.commands.items() for line in command_lines(it, f"{path} {name}")]
+    rows = []
+    arguments = ""
+    for it in command.params:
+        if it.param_type_name == "argument":
+            name = it.metavar or it.name.upper()
+            arguments += f" {name}" if it.required else f" [{name}]"
+        else:
+            names = ", ".join(f"`{name}`" for name in it.opts)
+            rows.append((names, f"`{it.metavar}`" if it.metavar else "", cell(it.help or "")))
+    doc = " ".join((command.help or "").split())
+    options = ["", *table(("option", "value", "meaning"), *rows)] if rows else []
+    return ["", f"## `{path}{arguments}`", "", doc, *options]
+
+
+def commands() -> str:
+    """The reference of the command line."""
+    lines = [*COMMANDS.splitlines(), "", MADE.format(source="src/hermes/cli/")]
+    return "\n".join([*lines, *command_lines(typer.main.get_command(app), "hermes")]) + "\n"
+
+
+DOCUMENTS = {"commands.md": commands, "configuration.md": configuration, "events.md": catalogue}
 
 
 def main() -> int:

@@ -74,7 +74,7 @@ def reference(name: str) -> str:
 # ---- references
 
 
-@pytest.mark.parametrize("name", ["configuration.md", "events.md"])
+@pytest.mark.parametrize("name", ["commands.md", "configuration.md", "events.md"])
 def test_references_are_up_to_date(name: str) -> None:
     assert reference(name) == generator().DOCUMENTS[name](), "run scripts/gen_docs.py"
 
@@ -88,7 +88,10 @@ def test_the_script_says_what_is_not_up_to_date(tmp_path: Path) -> None:
         return subprocess.run([sys.executable, str(copy), *arguments], capture_output=True, text=True, timeout=60, check=False)
 
     stale = run("--check")
-    assert (stale.returncode, stale.stderr) == (1, "not up to date: configuration.md, events.md; run scripts/gen_docs.py\n")
+    assert (stale.returncode, stale.stderr) == (
+        1,
+        "not up to date: commands.md, configuration.md, events.md; run scripts/gen_docs.py\n",
+    )
     assert not (tmp_path / "docs").exists()
     assert run().returncode == 0
     assert run("--check").returncode == 0

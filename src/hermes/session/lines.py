@@ -1,6 +1,8 @@
 """What was typed, line by line: keystrokes in, lines out, as far as editing keys let them be known."""
 
-from dataclasses import dataclass
+import re
+
+import msgspec
 
 from hermes.events import from_bytes
 
@@ -9,12 +11,21 @@ MAX_LINE = 4096
 MAX_ESCAPE = 64
 """Bytes after which an unfinished escape sequence is given up as one."""
 
-_BACKSPACE, _DELETE, _TAB, _ESC = 0x08, 0x7F, 0x09, 0x1B
-_CTRL_C, _CTRL_D, _CTRL_U, _CTRL_W = 0x03, 0x04, 0x15, 0x17
+_KEYS = re.compile(
+    rb"([\t\x20-\x7e\x80-\xff]+)(\r\n?|\n)?"
+    rb"|(\r\n?|\n)"
+    rb"|([\x08\x7f]+)"
+    rb"|([\x03\x15\x17])"
+    rb"|(\x1b(?:\[(?:[^@-~]{0,62}[@-~]|[^@-~]{63})|O.|[^\[O]))"
+    rb"|(\x1b.*)",
+    re.DOTALL,
+)
+"""Runs of what is typed; other control characters do nothing. Escape sequences are CSI (`ESC [ … final`, given up after
+`MAX_ESCAPE` bytes), SS3 (`ESC O x`) and those of two bytes (ECMA-48, 5.4)."""
+_TEXT, _LINE, _RETURN, _ERASE, _CONTROL, _ESCAPE, _UNFINISHED = range(1, 8)
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True):
     """One line, without its end; `truncated` when it was longer than what is kept."""
 
     text: str
@@ -31,21 +42,16 @@ class LineAssembler:
         self._terminal = terminal
         self._line = bytearray()
         self._truncated = False
-        self._escape: bytearray | None = None
+        self._unfinished = b""
         self._after_return = False
 
     def feed(self, data: bytes) -> list[Line]:
         """Take bytes; return the lines they complete. Empty lines are left out."""
         lines: list[Line] = []
-        if not self._terminal:
-            *ended, rest = data.split(b"\n")
-            for part in ended:
-                self._append(part)
-                self._end(lines)
-            self._append(rest)
-            return lines
-        for byte in data:
-            self._key(byte, lines)
+        if self._terminal:
+            self._type(data, lines)
+        else:
+            self._take(data, lines)
         return lines
 
     def finish(self) -> list[Line]:
@@ -54,60 +60,67 @@ class LineAssembler:
         self._end(lines)
         return lines
 
-    def _key(self, byte: int, lines: list[Line]) -> None:
-        if self._escape is not None:
-            self._continue_escape(byte)
-        elif byte == _ESC:
-            self._escape = bytearray()
-        elif byte == 0x0D or (byte == 0x0A and not self._after_return):
-            self._end(lines)
-        elif byte in (_BACKSPACE, _DELETE):
-            self._erase_character()
-        elif byte == _CTRL_U:
-            self._line.clear()
-        elif byte == _CTRL_W:
+    def _take(self, data: bytes, lines: list[Line]) -> None:
+        *ended, left = data.split(b"\n")
+        for part in ended:
+            self._whole(part, lines)
+        self._append(left)
+
+    def _type(self, data: bytes, lines: list[Line]) -> None:
+        if not data:
+            return
+        if self._unfinished:
+            data, self._unfinished = self._unfinished + data, b""
+        if self._after_return:
+            data = data.removeprefix(b"\n")
+        kind: int | None = None
+        for keys in _KEYS.finditer(data):
+            kind = keys.lastindex
+            if kind == _TEXT:
+                self._append(keys[1])
+            elif kind == _LINE:
+                self._whole(keys[1], lines)
+            elif kind == _RETURN:
+                self._end(lines)
+            elif kind == _ERASE:
+                self._erase(len(keys[0]))
+            elif kind == _CONTROL:
+                self._control(keys[0])
+            elif kind == _UNFINISHED:
+                self._unfinished = keys[0]
+        self._after_return = kind in (_LINE, _RETURN) and data.endswith(b"\r")
+
+    def _control(self, key: bytes) -> None:
+        if key == b"\x17":
             self._erase_word()
-        elif byte == _CTRL_C:
-            self._line.clear()
-            self._truncated = False
-        elif byte == _CTRL_D:
-            pass
-        elif byte >= 0x20 or byte == _TAB:
-            self._append(bytes((byte,)))
-        self._after_return = byte == 0x0D
-
-    def _continue_escape(self, byte: int) -> None:
-        """Skip CSI (`ESC [ … final`), SS3 (`ESC O x`) and two-byte sequences (ECMA-48, 5.4)."""
-        assert self._escape is not None
-        self._escape.append(byte)
-        introducer = self._escape[0]
-        if introducer == 0x5B:
-            ended = len(self._escape) > 1 and 0x40 <= byte <= 0x7E
-        elif introducer == 0x4F:
-            ended = len(self._escape) == 2
         else:
-            ended = True
-        if ended or len(self._escape) >= MAX_ESCAPE:
-            self._escape = None
+            self._line.clear()
 
-    def _erase_character(self) -> None:
-        while self._line and self._line[-1] & 0xC0 == 0x80:
-            self._line.pop()
-        if self._line:
-            self._line.pop()
+    def _erase(self, times: int) -> None:
+        line = self._line
+        while times and line:
+            times -= 1
+            while line.pop() & 0xC0 == 0x80 and line:  # the later bytes of a character in UTF-8
+                pass
 
     def _erase_word(self) -> None:
         stripped = self._line.rstrip(b" \t")
         self._line = stripped[: max(stripped.rfind(b" "), stripped.rfind(b"\t")) + 1]
 
+    def _whole(self, data: bytes, lines: list[Line]) -> None:
+        """Append, and end the line."""
+        if self._line or len(data) > MAX_LINE:
+            self._append(data)
+            self._end(lines)
+        elif data and not data.isspace():
+            lines.append(Line(from_bytes(data.rstrip(b"\r"))))
+
     def _append(self, data: bytes) -> None:
         room = MAX_LINE - len(self._line)
+        self._truncated = len(data) > room or (self._truncated and bool(self._line))
         self._line += data[:room]
-        self._truncated |= len(data) > room
 
     def _end(self, lines: list[Line]) -> None:
-        line = bytes(self._line).rstrip(b"\r")
-        if line.strip():
-            lines.append(Line(from_bytes(line), self._truncated))
+        if self._line and not self._line.isspace():
+            lines.append(Line(from_bytes(bytes(self._line).rstrip(b"\r")), self._truncated))
         self._line.clear()
-        self._truncated = False

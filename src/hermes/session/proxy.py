@@ -11,6 +11,9 @@ from hermes.recording import SessionRecorder
 from hermes.server.backend import PTYRequest
 from hermes.session.streams import FdReader, write_fd
 
+PIECE = 32 * 1024
+"""Bytes of input taken at once, at most; between two pieces the other sessions have their turn."""
+
 
 class ContainerLostError(HermesError):
     """The container went away under its session."""
@@ -87,8 +90,18 @@ class ContainerProxy:
             user=self._user, command=self._command, env=self._env, terminal=terminal
         )  # fmt: skip
         self._client.controls = self  # type: ignore[attr-defined]
+        self._catch_up()
         if getattr(self._client, "closed", False) is True:
             self.gone()
+
+    def _catch_up(self) -> None:
+        """Pass on a window size that came while the process was being started."""
+        wanted: PTYRequest | None = getattr(self._client, "pty", None)
+        if self._pty is None or wanted is None:
+            return
+        size = (wanted.width, wanted.height, wanted.pixel_width, wanted.pixel_height)
+        if size != (self._pty.width, self._pty.height, self._pty.pixel_width, self._pty.pixel_height):
+            self.resize(*size)
 
     async def wait_completion(self) -> None:
         """Return when process or client is done; the client has then been told the exit status.
@@ -170,16 +183,18 @@ class ContainerProxy:
     async def _pump_input(self, process: ContainerProcess) -> None:
         target = process.terminal if process.terminal is not None else process.stdin
         while data := await self._client.stdin.read():
-            if self._recorder is not None:
-                self._recorder.input(data)
-            if self._on_input is not None:
-                self._on_input(data)
-            if target is None:
-                continue
-            try:
-                await write_fd(target, data)
-            except OSError:  # the process closed its input: what else comes is recorded, and dropped
-                target = None
+            for start in range(0, len(data), PIECE):
+                piece = data[start : start + PIECE]
+                if self._recorder is not None:
+                    self._recorder.input(piece)
+                if self._on_input is not None:
+                    self._on_input(piece)
+                if target is not None:
+                    try:
+                        await write_fd(target, piece)
+                    except OSError:  # the process closed its input: what else comes is recorded, and dropped
+                        target = None
+                await asyncio.sleep(0)  # a paster must not starve the other sessions
         if self._recorder is not None:
             self._recorder.input_eof()
         process.close_stdin()
@@ -195,10 +210,18 @@ class ContainerProxy:
             return exit
         assert process.stdout is not None
         assert process.stderr is not None
-        errors = group.create_task(self._pump(FdReader(process.stderr), self._client.stderr, stderr=True))
-        await self._pump(FdReader(process.stdout), self._client.stdout, stderr=False)
+        out, err = FdReader(process.stdout), FdReader(process.stderr)
+        group.create_task(self._finish_when_lost(process, out, err))
+        errors = group.create_task(self._pump(err, self._client.stderr, stderr=True))
+        await self._pump(out, self._client.stdout, stderr=False)
         await errors
         return await process.wait()
+
+    async def _finish_when_lost(self, process: ContainerProcess, *readers: FdReader) -> None:
+        """Without its container a pipe may never come to its end: take what is in it, and be done."""
+        if (await process.wait()).lost:
+            for reader in readers:
+                reader.finish()
 
     async def _pump(self, reader: FdReader, stream: Any, *, stderr: bool) -> None:
         recorder = self._recorder

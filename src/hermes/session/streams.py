@@ -6,7 +6,9 @@ import os
 CHUNK = 256 * 1024
 """Bytes read at once, at most."""
 LINGER = 0.2
-"""Seconds that output may still trickle out of a terminal whose process has ended but which others hold open."""
+"""Seconds spent waiting, all waits together, for what may still trickle out after `finish()`."""
+LAST_WORDS = 256 * 1024
+"""Bytes taken after `finish()`, at most: more than a pipe or a terminal holds, less than who goes on writing wants."""
 
 
 class FdReader:
@@ -15,35 +17,46 @@ class FdReader:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._finishing = False
+        self._patience = LINGER
+        self._room = LAST_WORDS
         self._waiter: asyncio.Future[None] | None = None
 
     def finish(self) -> None:
-        """Treat silence as the end from now on: the process is gone, though others may hold the other end."""
+        """Come to the end: the process is gone, though others may hold the other end and write to it for ever.
+
+        What it left behind is still read, for at most `LINGER` seconds of waiting and `LAST_WORDS` bytes.
+        """
         self._finishing = True
         self._wake()
 
     async def read(self) -> bytes:
         """Return what there is, at least one byte; `b""` at the end. A pty gives 4 KiB at a time: take all that waits."""
         while True:
+            limit = min(CHUNK, self._room) if self._finishing else CHUNK
+            if not limit:
+                return b""
             try:
-                data = os.read(self._fd, CHUNK)
+                data = os.read(self._fd, limit)
             except BlockingIOError:
-                if self._finishing:
-                    return await self._last_words()
-                await self._readable()
+                if self._finishing and not await self._readable_in_time():
+                    return b""
+                if not self._finishing:
+                    await self._readable()
                 continue
             except OSError:  # EIO: every process has closed the terminal
                 return b""
             if len(data) == 4095 or len(data) == 4096:
-                return self._more(data)
+                data = self._more(data, limit)
+            if self._finishing:
+                self._room -= len(data)
             return data
 
-    def _more(self, data: bytes) -> bytes:
+    def _more(self, data: bytes, limit: int) -> bytes:
         chunks = [data]
         size = len(data)
-        while size < CHUNK:
+        while size < limit:
             try:
-                data = os.read(self._fd, CHUNK - size)
+                data = os.read(self._fd, limit - size)
             except OSError:
                 break
             if not data:
@@ -52,16 +65,17 @@ class FdReader:
             size += len(data)
         return b"".join(chunks)
 
-    async def _last_words(self) -> bytes:
+    async def _readable_in_time(self) -> bool:
+        """Wait as long as patience lasts; return whether there is something to read, or the end."""
+        began = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(LINGER):
+            async with asyncio.timeout(self._patience):
                 await self._readable()
         except TimeoutError:
-            return b""
-        try:
-            return os.read(self._fd, CHUNK)
-        except OSError:
-            return b""
+            return False
+        finally:
+            self._patience -= asyncio.get_running_loop().time() - began
+        return True
 
     async def _readable(self) -> None:
         loop = asyncio.get_running_loop()

@@ -1,5 +1,8 @@
 """Keystrokes to lines."""
 
+import sys
+from types import FrameType
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +35,10 @@ def typed(data: bytes, *, terminal: bool = True) -> list[str]:
         (b"a\xffb\r", ["a\\xffb"]),
         (b"\x7f\x7f\x17\x15id\r", ["id"]),
         (b"cd\t/\r", ["cd\t/"]),
+        (b"i\x00\x04\x1fd\r\n\n\rls\r", ["id", "ls"]),
+        (b"\x1b[" + b";" * 63 + b"id\r", ["id"]),
+        (b"\x1b\rid\r", ["id"]),
+        (b"a b\x7f\x7f\x08\x08\x08id\r", ["id"]),
     ],
 )
 def test_terminal(keys: bytes, lines: list[str]) -> None:
@@ -50,6 +57,30 @@ def test_long_lines_are_cut_and_say_so() -> None:
     assert assembler.feed(b"x" * (MAX_LINE + 10) + b"\rid\r") == [Line("x" * MAX_LINE, truncated=True), Line("id")]
 
 
+def test_a_cut_line_that_was_erased_leaves_no_trace() -> None:
+    assembler = LineAssembler(terminal=True)
+    for erase in (b"\x15", b"\x03", b"\x17", b"\x7f" * MAX_LINE):
+        assert assembler.feed(b"x" * (MAX_LINE + 10) + erase + b"id\r") == [Line("id")]
+
+
+def test_runs_are_taken_at_once() -> None:
+    """Not character by character: pasted text must not hold up everyone's loop."""
+    calls = 0
+
+    def count(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    assembler = LineAssembler(terminal=True)
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        assembler.feed((b"x" * 60 + b"\r") * 100 + b"x" * 60_000 + b"\x7f" * 60_000)
+    finally:
+        sys.setprofile(before)
+    assert 100 < calls < 60 * 100 + MAX_LINE * 2
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_endless_input_is_bounded(terminal: bool) -> None:
     assembler = LineAssembler(terminal=terminal)
@@ -58,7 +89,10 @@ def test_endless_input_is_bounded(terminal: bool) -> None:
     assert [len(line.text) for line in assembler.finish()] == [MAX_LINE]
 
 
-@given(st.lists(st.binary(max_size=40), max_size=20), st.booleans())
+KEYS = st.sampled_from([b"\x1b", b"[", b"O", b"\r", b"\n", b"\x7f", b"\x17", b"\x15", b"\xc3\xa9", b"a ", b";" * 30, b"x" * 3000])
+
+
+@given(st.lists(st.one_of(st.binary(max_size=40), KEYS), max_size=20), st.booleans())
 def test_chunking_does_not_matter(chunks: list[bytes], terminal: bool) -> None:
     whole, pieces = LineAssembler(terminal=terminal), LineAssembler(terminal=terminal)
     expected = [*whole.feed(b"".join(chunks)), *whole.finish()]

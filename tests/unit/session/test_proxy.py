@@ -1,6 +1,8 @@
 """Real processes, a client in memory: what goes where, in which order, and how it ends."""
 
 import asyncio
+import contextlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,11 @@ import pytest
 import pytest_asyncio
 
 from hermes.config import RecordingConfig
-from hermes.container import Container
+from hermes.container import Container, ContainerProcess, Exit
 from hermes.errors import RecordingError, SpawnError
 from hermes.recording import SessionRecorder
 from hermes.server.backend import PTYRequest, SessionInfo
-from hermes.session.proxy import ContainerLostError, ContainerProxy
+from hermes.session.proxy import PIECE, ContainerLostError, ContainerProxy
 from hermes.testing import FakePool
 
 PATIENCE = 20.0
@@ -27,6 +29,7 @@ class Client:
         self.stdout = Output(self)
         self.stderr = Output(self)
         self.controls: Any = None
+        self.pty: PTYRequest | None = None
         self.closed = False
         self.status: int | None = None
         self.signal: str | None = None
@@ -120,7 +123,9 @@ async def container() -> AsyncIterator[Container]:
 async def run(
     container: Container, client: Client, command: bytes | None, recorder: Any = None, **options: Any
 ) -> ContainerProxy:
-    """Run a command to its end."""
+    """Run a command to its end; `typed` waits before it starts."""
+    if typed := options.pop("typed", b""):
+        client.send(typed)
     proxy = ContainerProxy(container, client, options.pop("pty", None), recorder, command=command, **options)
     try:
         async with asyncio.timeout(PATIENCE):
@@ -165,6 +170,31 @@ async def test_input_and_its_end_reach_the_process_and_the_recorder(container: C
 
 
 @pytest.mark.asyncio
+async def test_much_input_is_taken_in_pieces_and_lets_others_run(container: Container) -> None:
+    client = Client()
+    turns = 0
+    pieces: list[tuple[int, int]] = []
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    data = bytes(range(256)) * 1000
+    client.send(data)
+    client.send(b"")
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(other())
+        await run(container, client, b"cat", on_input=lambda piece: pieces.append((len(piece), turns)))
+        task.cancel()
+    assert client.stdout.data == data
+    assert len(pieces) == 8
+    assert max(size for size, _ in pieces) == PIECE
+    assert len({turn for _, turn in pieces}) == len(pieces)
+
+
+@pytest.mark.asyncio
 async def test_a_terminal(container: Container) -> None:
     client = Client()
     recorder = Ledger(client)
@@ -181,6 +211,24 @@ async def test_a_terminal(container: Container) -> None:
     assert client.status == 3
     assert recorder.sizes == [(120, 40)]
     assert recorder.out == client.stdout.data
+
+
+@pytest.mark.asyncio
+async def test_a_terminal_resized_while_it_was_started(container: Container) -> None:
+    client = Client()
+    recorder = Ledger(client)
+    client.pty = PTYRequest("xterm", 132, 43, 1, 2)
+    await run(container, client, b"read line; stty size", recorder, pty=PTYRequest("xterm", 80, 24), typed=b"\r")
+    assert recorder.sizes == [(132, 43)]
+    assert client.stdout.data.endswith(b"43 132\r\n")
+
+
+@pytest.mark.asyncio
+async def test_a_terminal_ends_though_a_background_job_goes_on_printing(container: Container) -> None:
+    client = Client()
+    pty = PTYRequest("xterm", 80, 24)
+    await run(container, client, b"trap '' HUP; while :; do echo x; sleep 0.05; done & exit 4", pty=pty)
+    assert client.status == 4
 
 
 @pytest.mark.asyncio
@@ -242,20 +290,56 @@ async def test_the_container_is_lost(container: Container) -> None:
     client = Client()
     proxy = ContainerProxy(container, client, command=b"echo ready; exec sleep 1000")
     await proxy.start()
-    running = asyncio.gather(proxy.wait_completion(), return_exceptions=True)
+    running = asyncio.gather(proxy.wait_completion())
     await client.stdout.until(b"ready")
-    assert proxy._process is not None
     container.stop()
-    proxy._process.close_stdin()
     client.vanish()
-    await asyncio.wait_for(running, PATIENCE)
+    with contextlib.suppress(ContainerLostError):  # either is true
+        await asyncio.wait_for(running, PATIENCE)
     await proxy.stop()
+    assert (client.status, client.signal) == (None, None)
+
+
+class CutOff:
+    """A container whose socket breaks while its process goes on holding its pipes."""
+
+    id = "box"
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = [], []
+        for end in (1, 0, 0):
+            pair = os.pipe()
+            self.ours.append(pair[end])
+            self.theirs.append(pair[1 - end])
+
+    async def spawn(self, **options: Any) -> ContainerProcess:
+        self.process = ContainerProcess(1, 0, self.ours, tty=False, control=lambda *_: None)
+        return self.process
 
 
 @pytest.mark.asyncio
-async def test_a_lost_container_is_told_from_an_exit(container: Container) -> None:
+async def test_a_container_lost_whose_pipes_stay_open() -> None:
+    client, container = Client(), CutOff()
+    proxy = ContainerProxy(container, client)  # type: ignore[arg-type]
+    await proxy.start()
+    running = asyncio.gather(proxy.wait_completion())
+    os.write(container.theirs[1], b"ready")
+    await client.stdout.until(b"ready")
+    os.write(container.theirs[2], b"last words")
+    container.process.ended(Exit())
+    with pytest.raises(ContainerLostError):
+        await asyncio.wait_for(running, PATIENCE)
+    assert client.stderr.data == b"last words"
+    await proxy.stop()
+    for fd in container.theirs:
+        os.close(fd)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("pty", [None, PTYRequest("xterm", 80, 24)])
+async def test_a_lost_container_is_told_from_an_exit(container: Container, pty: PTYRequest | None) -> None:
     client = Client()
-    proxy = ContainerProxy(container, client, PTYRequest("xterm", 80, 24), command=b"echo ready; exec sleep 1000")
+    proxy = ContainerProxy(container, client, pty, command=b"echo ready; exec sleep 1000")
     await proxy.start()
     running = asyncio.gather(proxy.wait_completion(), return_exceptions=True)
     await client.stdout.until(b"ready")

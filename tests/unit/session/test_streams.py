@@ -1,12 +1,13 @@
 """Awaitable descriptors: pipes and ptys, ends and silences."""
 
 import asyncio
+import contextlib
 import os
 import pty
 
 import pytest
 
-from hermes.session.streams import FdReader, write_fd
+from hermes.session.streams import LAST_WORDS, FdReader, write_fd
 
 
 def pipe() -> tuple[int, int]:
@@ -51,6 +52,43 @@ async def test_finish_makes_silence_the_end_but_takes_what_waits() -> None:
     reader.finish()
     assert await reader.read() == b"last"
     assert await reader.read() == b""
+    os.close(fd)
+    os.close(writer)
+
+
+@pytest.mark.asyncio
+async def test_who_goes_on_writing_a_little_does_not_put_off_the_end() -> None:
+    fd, writer = pipe()
+    reader = FdReader(fd)
+    reader.finish()
+
+    async def write() -> None:
+        while True:
+            os.write(writer, b"x")
+            await asyncio.sleep(0.02)
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        writing = group.create_task(write())
+        while await reader.read():
+            pass
+        writing.cancel()
+    os.close(fd)
+    os.close(writer)
+
+
+@pytest.mark.asyncio
+async def test_who_goes_on_writing_a_lot_does_not_put_off_the_end() -> None:
+    fd, writer = pipe()
+    reader = FdReader(fd)
+    reader.finish()
+    taken = 0
+    for _ in range(1000):
+        with contextlib.suppress(BlockingIOError):
+            os.write(writer, bytes(10_000))
+        if not (data := await reader.read()):
+            break
+        taken += len(data)
+    assert taken == LAST_WORDS
     os.close(fd)
     os.close(writer)
 

@@ -186,7 +186,7 @@ def _terminal(out: BinaryIO) -> Iterator[BinaryIO]:
     if not out.isatty():
         yield out
         return
-    keyboard = sys.stdin.fileno() if sys.stdin.isatty() else None
+    keyboard = _keyboard()
     before = None if keyboard is None else termios.tcgetattr(keyboard)
     try:
         if keyboard is not None:
@@ -205,6 +205,15 @@ def _terminal(out: BinaryIO) -> Iterator[BinaryIO]:
         if keyboard is not None and before is not None:
             with contextlib.suppress(termios.error):
                 termios.tcsetattr(keyboard, termios.TCSAFLUSH, before)
+            os.close(keyboard)
+
+
+def _keyboard() -> int | None:
+    """Open what the terminal types into, wherever standard input comes from; None for a process without a terminal."""
+    try:
+        return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return os.dup(sys.stdin.fileno()) if sys.stdin.isatty() else None
 
 
 def _drain(keyboard: int) -> None:

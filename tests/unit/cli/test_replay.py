@@ -173,17 +173,17 @@ def test_a_reader_that_leaves_ends_it_quietly(root: Path, arguments: tuple[str, 
 class Screen:
     """A terminal with a program in it: `answers` are what it types when it is shown something."""
 
-    def __init__(self, *arguments: str, answers: dict[bytes, bytes]) -> None:
+    def __init__(self, *arguments: str, answers: dict[bytes, bytes], stdin: int | None = None) -> None:
         self.master, self.slave = pty.openpty()
         self.before = termios.tcgetattr(self.slave)
         self.shown = b""
         self.answers = answers
         self.process = subprocess.Popen(
             [*COMMAND, *arguments],
-            stdin=self.slave,
+            stdin=self.slave if stdin is None else stdin,
             stdout=self.slave,
             stderr=self.slave,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=lambda: fcntl.ioctl(1, termios.TIOCSCTTY, 0),
             start_new_session=True,
         )
 
@@ -221,9 +221,10 @@ def left_to_read(fd: int) -> bytes:
     return os.read(fd, 4096)
 
 
-def test_the_terminal_is_put_in_order_and_its_answers_are_not_typed_into_the_shell(root: Path) -> None:
+@pytest.mark.parametrize("stdin", [None, subprocess.DEVNULL], ids=["terminal", "elsewhere"])
+def test_the_terminal_is_put_in_order_and_its_answers_are_not_typed_into_the_shell(root: Path, stdin: int | None) -> None:
     record(root, 0, b"\x1b]2;rm -rf ~\x07\x1b[?1049h\x1b[?25l\x1b[21t", b"unfinished \x1b]0;")
-    screen = Screen("5e55", answers={b"\x1b[21t": b"\x1b]lrm -rf ~\r\n\x1b\\", b"\x1b[5n": b"\x1b[0n"})
+    screen = Screen("5e55", stdin=stdin, answers={b"\x1b[21t": b"\x1b]lrm -rf ~\r\n\x1b\\", b"\x1b[5n": b"\x1b[0n"})
     try:
         screen.until(screen.ended)
         assert screen.process.returncode == 0

@@ -178,10 +178,12 @@ class Journal:
 
         Waits as long as the journal cannot be written. JournalError if it is closed first, or was never open.
         """
+        if not self._accepting:
+            raise JournalError("the journal is not open")
         loop = asyncio.get_running_loop()
         mark = _Mark(loop, loop.create_future())
         self._waiting.append(mark)
-        if not self._accepting:
+        if not self._accepting:  # the writer has given up meanwhile, and may not have seen the mark
             raise JournalError("the journal is not open")
         self._hurry.set()
         self._wake.set()

@@ -76,8 +76,12 @@ class JournalReader:
     def __init__(self, path: Path) -> None:
         """Open the journal; JournalError where there is none, or none that this Hermes can read."""
         self._path = path
-        if not path.exists():
-            raise JournalError(f"there is no journal at {path}: no Hermes has run with this data directory")
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise JournalError(f"there is no journal at {path}: no Hermes has run with this data directory") from error
+        except PermissionError as error:
+            raise JournalError(f"cannot look at {path}: only root and the sensor's user can read it") from error
         with self._translated():
             self._db = database.connect(path, mode="ro", busy_timeout=BUSY_SECONDS)
         try:

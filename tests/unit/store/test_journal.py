@@ -214,6 +214,19 @@ async def test_closing_an_unwritable_journal_says_how_much_is_lost(path: Path) -
 
 
 @pytest.mark.asyncio
+async def test_a_journal_that_is_not_open_has_no_waiters(path: Path) -> None:
+    journal = Journal(path, sensor="s1")
+    with pytest.raises(JournalError, match="not open"):
+        await journal.wait_written()
+    assert not journal._waiting
+    journal.open()
+    journal.close()
+    with pytest.raises(JournalError, match="not open"):
+        await journal.wait_written()
+    assert not journal._waiting
+
+
+@pytest.mark.asyncio
 async def test_a_cancelled_waiter_does_no_harm(path: Path) -> None:
     journal = Journal(path, sensor="s1")
     journal.open()

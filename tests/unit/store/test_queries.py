@@ -1,3 +1,4 @@
+import os
 import re
 import sqlite3
 from datetime import UTC, datetime, timedelta
@@ -138,6 +139,17 @@ def test_nothing_can_be_written(path: Path) -> None:
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
             reader._db.execute("DELETE FROM events")
     assert path.read_bytes() == before
+
+
+def test_a_journal_in_a_directory_that_is_closed_to_us(path: Path) -> None:
+    path.parent.chmod(0)
+    os.seteuid(65534)  # root may look anywhere
+    try:
+        with pytest.raises(JournalError, match="only root and the sensor's user can read it"):
+            JournalReader(path)
+    finally:
+        os.seteuid(os.getuid())
+        path.parent.chmod(0o700)
 
 
 def test_a_missing_journal(tmp_path: Path) -> None:

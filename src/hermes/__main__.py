@@ -5,15 +5,11 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import structlog
-
 from hermes.config import RecordingConfig
 from hermes.container import ContainerPool, Exit
 from hermes.recording import SessionRecorder
 from hermes.server.backend import PTYRequest, SessionInfo
 from hermes.session.proxy import ClientProcess, ContainerProxy
-
-log = structlog.get_logger(__name__)
 
 
 async def container_session_handler(

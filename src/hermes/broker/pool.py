@@ -225,6 +225,7 @@ class Pool:
         return AllocationError(reason)
 
     def _hand_out(self, held: PooledBox, session_id: str, waited: float) -> PooledBox:
+        asyncio.get_running_loop().remove_reader(held.sock)
         held.state = State.ACTIVE
         held.session_id = session_id
         held.waited = waited
@@ -245,6 +246,8 @@ class Pool:
             waiter.outcome.set_result(self._hand_out(held, session_id, time.monotonic() - waiter.since))
         else:
             self._warm.append(held)
+            # Nobody has asked anything of it: what can be read is the end, for one that can no longer be entered.
+            asyncio.get_running_loop().add_reader(held.sock, self._ended, held)
 
     def _leave(self, session_id: str, waiter: Waiter) -> None:
         """One caller less waits; with the last one goes the place in the queue, or the box that nobody saw."""
@@ -260,6 +263,7 @@ class Pool:
 
     def _stop(self, held: PooledBox) -> None:
         held.state = State.STOPPED
+        asyncio.get_running_loop().remove_reader(held.sock)
         with suppress(OSError):  # the other end went first
             held.sock.shutdown(socket.SHUT_RDWR)
         held.sock.close()
@@ -267,7 +271,7 @@ class Pool:
         self._stopping.append(Removal(held.box, facts))
 
     def _ended(self, held: PooledBox) -> None:
-        """The box's init ended."""
+        """The box's init ended, or what stands in it for us."""
         match held.state:
             case State.STOPPED:
                 return
@@ -276,7 +280,7 @@ class Pool:
                 self._stop(held)
                 if time.time() - held.created < YOUNG:
                     self._deaths += 1
-                    self._failed("create", "a container's init ended soon after its start")
+                    self._failed("create", "a container ended soon after its start")
                 self._emit(events.ContainerLost(container_id=held.id))
             case State.ACTIVE:
                 assert held.session_id is not None

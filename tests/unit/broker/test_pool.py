@@ -1,6 +1,7 @@
 import asyncio
 import os
 import signal
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -373,6 +374,65 @@ async def test_a_warm_box_that_dies_is_replaced(make: Make, seen: Seen) -> None:
     assert victim.id not in {box.id for box in pool._warm}
 
 
+class DeafEngine(WrappedEngine):
+    """Has hold of the other ends of the box sockets it gives, where nobody listens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: dict[str, socket.socket] = {}
+
+    async def open(self, box: Box) -> socket.socket:
+        ours, self.ends[box.id] = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        return ours
+
+    async def close(self) -> None:
+        for end in self.ends.values():
+            end.close()
+        await super().close()
+
+
+@pytest.mark.asyncio
+async def test_warm_boxes_that_can_no_longer_be_entered_are_replaced(make: Make, seen: Seen) -> None:
+    engine = DeafEngine()
+    pool = await make(engine, size=2)
+    await full(pool)
+    dead = {box.id for box in pool._warm}
+    for id in dead:
+        engine.ends[id].close()
+    await seen.times("container.lost", 2)
+    assert {event.fields["container_id"] for event in seen.of("container.lost")} == dead
+    await seen.until(lambda: warm(pool) == 2)
+    assert (await pool.allocate("one")).id not in dead
+
+
+@pytest.mark.asyncio
+async def test_the_socket_of_a_box_in_use_is_its_sessions_alone(make: Make, seen: Seen) -> None:
+    engine = DeafEngine()
+    pool = await make(engine, size=1)
+    for session_id in ("warm before", "waited for"):
+        held = await pool.allocate(session_id)
+        engine.ends[held.id].send(b"for the session")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert held.state is State.ACTIVE
+        assert held.sock.recv(64) == b"for the session"
+    assert seen.of("container.lost") == []
+
+
+@pytest.mark.asyncio
+async def test_a_box_that_nobody_took_is_watched_again(make: Make, seen: Seen) -> None:
+    engine = DeafEngine()
+    pool = await make(engine, size=1)
+    await full(pool)
+    held = await pool.allocate("one")
+    del pool._active["one"]
+    pool._offer(held)
+    engine.ends[held.id].close()
+    lost = await seen.times("container.lost")
+    assert lost.fields == {"container_id": held.id}
+
+
 @pytest.mark.asyncio
 async def test_an_active_box_that_dies_is_told_and_its_socket_closed(make: Make, seen: Seen) -> None:
     pool = await make()
@@ -405,7 +465,7 @@ async def test_boxes_that_all_die_young_do_not_make_a_busy_loop(make: Make, seen
     await seen.times("container.lost", 3)
     assert pool._deaths >= 3
     pauses = [event.fields["reason"] for event in seen.of("engine.failed")]
-    assert pauses[:3] == ["a container's init ended soon after its start"] * 3
+    assert pauses[:3] == ["a container ended soon after its start"] * 3
     assert engine.created <= 4
 
 

@@ -20,7 +20,7 @@ from hermes.broker.pool import Pool
 from hermes.broker.server import BrokerServer
 from hermes.config import Settings
 from hermes.container.messages import BrokerEvent
-from hermes.errors import EngineError, HermesError, ImageError
+from hermes.errors import EngineError, HermesError, ImageError, MachineError
 from hermes.tasks import TaskOwner
 
 logger = structlog.get_logger(__name__)
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--settings", type=int, required=True, help="fd of the settings as JSON")
     parser.add_argument("--front", type=int, required=True, help="fd of the broker socket")
     parser.add_argument("--status", type=int, required=True, help="fd to write lines to: progress, ready, failed")
+    parser.add_argument("--lock", type=int, help="fd of the data directory's lock, held by being open")
     fds = parser.parse_args()
     linux.set_parent_death_signal(signal.SIGTERM)
     with os.fdopen(fds.settings, "rb") as file:
@@ -97,10 +98,15 @@ async def _run(settings: Settings, engine: Engine, front_fd: int, report: Callab
         server.emit(fact)
 
     report(f"progress starting the {config.engine} engine")
-    await engine.start()
+    if not await _started(engine, stop):
+        await engine.close()
+        return
     try:
         forensics = Forensics(settings.data_dir / "stopped", config.forensics, emit=emit)
-        await forensics.start()
+        try:
+            await forensics.start()
+        except OSError as error:
+            raise MachineError(f"cannot use {forensics.directory}: {error.strerror}") from error
         pool = Pool(engine, config, emit=emit, forensics=forensics)
         try:
             await pool.start()
@@ -122,6 +128,24 @@ async def _run(settings: Settings, engine: Engine, front_fd: int, report: Callab
             await forensics.close()
     finally:
         await engine.close()
+
+
+async def _started(engine: Engine, stop: asyncio.Event) -> bool:
+    """Start the engine, which may take minutes; False when asked to stop before that was done."""
+
+    async def cut_short(limit: asyncio.Timeout) -> None:
+        await stop.wait()
+        limit.reschedule(0)
+
+    try:
+        async with TaskOwner("start") as tasks, asyncio.timeout(None) as limit:
+            tasks.spawn(cut_short(limit), name="stop")
+            await engine.start()
+    except TimeoutError:
+        if not stop.is_set():
+            raise
+        return False
+    return True
 
 
 class _Start:

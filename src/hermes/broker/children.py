@@ -1,12 +1,30 @@
 """The launcher's children: started with the descriptors they need, told apart from the orphans that a subreaper inherits."""
 
 import asyncio
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+LINE_BYTES = 8192
+"""Of a longer line, this much arrives."""
+LINES = 256
+"""Lines that wait to be read; what a child says beyond is dropped."""
+
+_KEPT = re.compile(r"PATH|TZ|LANG|LC_[A-Z]+|HERMES_DATA_DIR|HERMES_TEST_[A-Z_]+")
+
+
+def environment(own: Mapping[str, str]) -> dict[str, str]:
+    """What a child gets of the launcher's own environment: nothing that could be a secret or change what Python runs.
+
+    (Settings come another way; the data directory stands in it for those who look through /proc.)
+    """
+    return {name: value for name, value in own.items() if _KEPT.fullmatch(name)}
 
 
 @dataclass(slots=True)
@@ -15,7 +33,7 @@ class Child:
 
     name: str
     pid: int
-    lines: "asyncio.Queue[str]" = field(default_factory=asyncio.Queue)
+    lines: "asyncio.Queue[str]" = field(default_factory=lambda: asyncio.Queue(LINES))
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     code: int | None = None
     """Exit status, or minus the number of the signal that ended it."""
@@ -31,25 +49,33 @@ class Child:
 class Children:
     """Starts processes and reaps every process that ends below this one, its own children or not."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
         self._children: dict[int, Child] = {}
-        self._readers: set[int] = set()
 
     def watch(self) -> None:
         """Begin to reap. Call once, in the main thread's event loop."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
 
     def start(self, name: str, module: Sequence[str], fds: Sequence[tuple[str, int]]) -> Child:
-        """Start `python -m module…` with `--name fd` for each of `fds`, which it inherits, and `--status fd` of a pipe."""
+        """Start `python -m module…` with `--name fd` for each of `fds`, which it inherits, and `--status fd` of a pipe.
+
+        It is in a session of its own: Ctrl-C is the launcher's to hear, and no child can type into the operator's shell.
+        """
         reader, writer = os.pipe2(os.O_CLOEXEC)
         passed = [*fds, ("--status", writer)]
         arguments = [str(item) for pair in passed for item in pair]
-        process = subprocess.Popen(
-            [sys.executable, "-m", *module, *arguments],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[fd for _, fd in passed],
-            process_group=0,  # Ctrl-C is the launcher's to hear
-        )
+        with _output(1) as out, _output(2) as error:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", *module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=error,
+                pass_fds=[fd for _, fd in passed],
+                env=self._environment,
+                cwd="/",
+                start_new_session=True,
+            )
         process.returncode = 0  # reaped here, never by subprocess
         os.close(writer)
         child = self._children[process.pid] = Child(name, process.pid)
@@ -73,9 +99,10 @@ class Children:
                 return
             buffer.extend(data)
             *lines, rest = bytes(buffer).split(b"\n")
-            buffer[:] = rest
-            for line in lines:
-                child.lines.put_nowait(line.decode(errors="replace"))
+            buffer[:] = rest[:LINE_BYTES]
+            with contextlib.suppress(asyncio.QueueFull):
+                for line in lines:
+                    child.lines.put_nowait(line[:LINE_BYTES].decode(errors="replace"))
 
         loop.add_reader(fd, readable)
 
@@ -104,3 +131,39 @@ class Children:
             log(f"the {child.name} does not end: killing it")
             os.kill(child.pid, signal.SIGKILL)
             await child.ended.wait()
+
+    async def end_orphans(self, *, patience: float, log: Callable[[str], object]) -> None:
+        """Kill whatever else is below this process, and what becomes its child by that, until nothing is left or time is up."""
+        try:
+            async with asyncio.timeout(patience):
+                while pids := _below():
+                    for pid in pids:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
+                    await asyncio.sleep(0.01)
+                    self._reap()
+        except TimeoutError:
+            log(f"processes do not end yet: {', '.join(map(str, sorted(_below())))}")
+
+
+def _below() -> set[int]:
+    """Pids of this process's children, those included that have ended and were not reaped."""
+    found: set[int] = set()
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.update(map(int, (thread / "children").read_text().split()))
+    return found
+
+
+@contextlib.contextmanager
+def _output(fd: int) -> Iterator[int | None]:
+    """What a child gets for our descriptor 1 or 2; None for that itself. Of a terminal it gets one that it can only write to:
+    who can read from a terminal can make it his own."""
+    if not os.isatty(fd):
+        yield None
+        return
+    fresh = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        yield fresh
+    finally:
+        os.close(fresh)

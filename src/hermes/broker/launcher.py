@@ -7,21 +7,20 @@ started afresh without losing the port.
 import asyncio
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
-import pwd
 import resource
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
-from hermes.broker import image, linux, machine
-from hermes.broker.children import Child, Children
-from hermes.broker.engines.local import sweep
+from hermes.broker import data_dir, image, linux, machine
+from hermes.broker.children import Child, Children, environment
+from hermes.broker.janitor import sweep
+from hermes.broker.machine_facts import Machine
 from hermes.config import Settings
 from hermes.errors import HermesError, ImageError, MachineError
 
@@ -29,10 +28,12 @@ log = structlog.get_logger(__name__)
 
 Progress = Callable[[str], None]
 
-START_PATIENCE = 300.0
-"""Seconds that broker and front together may take to start."""
+START_PATIENCE = 660.0
+"""Seconds that broker or front may say nothing while they start: the longest step, Docker's import of an image, may take 600."""
 END_PATIENCE = 30.0
 """Seconds that each may take to end."""
+KILL_PATIENCE = 5.0
+"""Seconds that processes without a parent may take to end once they are killed; what is frozen ends when all is swept."""
 RESTARTS = 5
 """Failures in a row after which Hermes gives up: a start that held for STEADY seconds ends the row."""
 STEADY = 60.0
@@ -42,63 +43,39 @@ class _StopError(Exception):
     """The operator asked to stop."""
 
 
-def instance_of(data_dir: Path) -> str:
+def instance_of(directory: Path) -> str:
     """Return the name under which everything that belongs to this data directory can be found again: 8 hex digits."""
-    return hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:8]
+    return hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:8]
 
 
-def runtime_dir(data_dir: Path) -> Path:
+def runtime_dir(directory: Path) -> Path:
     """Return where sockets, mounts and the runtime's state of this data directory's Hermes are."""
-    return Path("/run/hermes") / instance_of(data_dir)
+    return Path("/run/hermes") / instance_of(directory)
 
 
 def launch(settings: Settings, progress: Progress) -> None:
     """Run Hermes until SIGTERM or SIGINT. Raises MachineError, ImageError or EngineError when it cannot run."""
-    machine.require(settings)
-    _raise_open_files()
-    prepare_directories(settings)
-    with _locked(settings.data_dir):
+    os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"  # su leaves out where runc is
+    if os.geteuid() != 0:
+        machine.require(settings)
+    data_dir.prepare(settings.data_dir)
+    with data_dir.locked(settings.data_dir, progress) as lock:
+        machine.require(settings, _Held())
+        _raise_open_files()
+        data_dir.prepare_fronts(settings)
         _prepare_image(settings, progress)
         with contextlib.ExitStack() as closing:
             sockets = [closing.enter_context(_listening(host, port)) for host, port in settings.server.endpoints]
             linux.set_subreaper()
             linux.private_mounts()
-            asyncio.run(_Launcher(settings, sockets, progress).run())
+            asyncio.run(_Launcher(settings, sockets, lock, progress).run())
 
 
-def prepare_directories(settings: Settings) -> None:
-    """Make the data directory (root's) and in it those that the front writes (the front's), with their permissions."""
-    account = pwd.getpwnam(settings.sensor.user)
-    try:
-        settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-        os.chown(settings.data_dir, 0, 0)
-        settings.data_dir.chmod(0o711)
-        for directory in (settings.journal_dir, settings.keys_dir, settings.recordings_dir):
-            if not directory.exists():
-                directory.mkdir(mode=0o700, parents=True)
-            os.chown(directory, account.pw_uid, account.pw_gid, follow_symlinks=False)
-            directory.chmod(0o700)
-    except OSError as error:
-        raise MachineError(f"cannot prepare {error.filename}: {error.strerror}") from error
+class _Held(Machine):
+    """The machine, as whoever holds the data directory's lock sees it."""
 
-
-@contextlib.contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory's lock, or say who holds it."""
-    fd = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(fd, 32).decode(errors="replace").strip()
-            raise MachineError(
-                f"another Hermes (process {holder}) runs on {data_dir}: stop it, or set another data_dir"
-            ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(fd)
+    def is_running(self, data_dir: Path) -> bool:
+        return False
 
 
 def _prepare_image(settings: Settings, progress: Progress) -> None:
@@ -142,11 +119,12 @@ def _raise_open_files() -> None:
 class _Launcher:
     """Runs generations of broker and front: when one of the two dies, both are ended, all is swept, and a new pair starts."""
 
-    def __init__(self, settings: Settings, sockets: list[socket.socket], progress: Progress) -> None:
+    def __init__(self, settings: Settings, sockets: list[socket.socket], lock: int, progress: Progress) -> None:
         self._settings = settings
         self._sockets = sockets
+        self._lock = lock
         self._progress = progress
-        self._children = Children()
+        self._children = Children(environment(os.environ))
         self._stop = asyncio.Event()
         self._announced = False
 
@@ -200,6 +178,7 @@ class _Launcher:
         finally:
             for child in reversed(running):
                 await self._children.end(child, patience=END_PATIENCE, log=log.warning)
+            await self._children.end_orphans(patience=KILL_PATIENCE, log=log.warning)
             await asyncio.to_thread(sweep, instance_of(self._settings.data_dir), runtime_dir(self._settings.data_dir))
 
     def _start(self, name: str, module: list[str], fds: list[tuple[str, int]]) -> Child:
@@ -207,22 +186,25 @@ class _Launcher:
         try:
             os.write(settings, self._settings.model_dump_json().encode())
             os.lseek(settings, 0, os.SEEK_SET)
-            return self._children.start(name, module, [("--settings", settings), *fds])
+            return self._children.start(name, module, [("--settings", settings), ("--lock", self._lock), *fds])
         finally:
             os.close(settings)
 
     async def _until(self, child: Child, word: str) -> None:
         """Return when the child says `word`; pass on what it says of its progress."""
-        async with asyncio.timeout(START_PATIENCE):
-            while True:
-                line = await self._next_line(child)
-                verb, _, rest = line.partition(" ")
-                if verb == word:
-                    return
-                if verb == "failed":
-                    raise MachineError(rest)
-                if verb == "progress":
-                    self._progress(rest)
+        while True:
+            try:
+                async with asyncio.timeout(START_PATIENCE):
+                    line = await self._next_line(child)
+            except TimeoutError:
+                raise MachineError(f"the {child.name} does not start") from None
+            verb, _, rest = line.partition(" ")
+            if verb == word:
+                return
+            if verb == "failed":
+                raise MachineError(rest)
+            if verb == "progress":
+                self._progress(rest)
 
     async def _next_line(self, child: Child) -> str:
         async with asyncio.TaskGroup() as group:

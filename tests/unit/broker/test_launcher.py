@@ -1,20 +1,12 @@
-"""What the launcher prepares: directories, sockets, one sensor a data directory."""
+"""What the launcher prepares: names and sockets."""
 
-import os
-import pwd
 import socket
-import stat
 from pathlib import Path
 
 import pytest
 
 from hermes.broker import launcher
-from hermes.config import Settings
 from hermes.errors import MachineError
-
-
-def settings_for(data_dir: Path) -> Settings:
-    return Settings.model_validate({"data_dir": str(data_dir), "sensor": {"user": "nobody"}})
 
 
 def test_the_instance_is_the_directorys_whatever_its_name(tmp_path: Path) -> None:
@@ -23,35 +15,6 @@ def test_the_instance_is_the_directorys_whatever_its_name(tmp_path: Path) -> Non
     assert launcher.instance_of(tmp_path / "data") == launcher.instance_of(tmp_path / "link")
     assert launcher.instance_of(tmp_path / "data") != launcher.instance_of(tmp_path)
     assert launcher.runtime_dir(tmp_path).name == launcher.instance_of(tmp_path)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories away")
-def test_the_front_owns_only_what_it_writes(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path / "data")
-    launcher.prepare_directories(settings)
-    launcher.prepare_directories(settings)
-    nobody = pwd.getpwnam("nobody")
-    root = settings.data_dir.stat()
-    assert (root.st_uid, stat.S_IMODE(root.st_mode)) == (0, 0o711)
-    for directory in (settings.journal_dir, settings.keys_dir, settings.recordings_dir):
-        status = directory.stat()
-        assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (nobody.pw_uid, 0o700)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories away")
-def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(MachineError, match="cannot prepare"):
-        launcher.prepare_directories(settings_for(tmp_path / "file" / "data"))
-
-
-def test_one_sensor_a_data_directory(tmp_path: Path) -> None:
-    with launcher._locked(tmp_path):
-        second = launcher._locked(tmp_path)
-        with pytest.raises(MachineError, match=rf"another Hermes \(process {os.getpid()}\) runs on"):
-            second.__enter__()
-    with launcher._locked(tmp_path):
-        pass
 
 
 def test_a_taken_port_is_named() -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from hermes.broker.cgroups import BoxCgroup, hierarchies
+from hermes.broker import cgroups, programs
+from hermes.broker.cgroups import BoxCgroup, Hierarchy, hierarchies
 from hermes.broker.engines.base import Box
-from hermes.broker.engines.local import LocalEngine, sweep
+from hermes.broker.engines.local import LocalEngine
 from hermes.broker.image import Image
+from hermes.broker.janitor import sweep
 from hermes.broker.oci import BOOT_NICE, BOOT_SHARES, MAX_TERMINALS
 from hermes.broker.policy import MEMLOCK_LIMIT
 from hermes.config import ContainerPoolConfig
@@ -423,10 +425,76 @@ async def test_no_runtime_at_all(
     tmp_path: Path, target_image: Image, pool_config: Callable[..., ContainerPoolConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(programs, "SYSTEM_PATH", str(tmp_path))
     engine = LocalEngine(pool_config(), data_dir=tmp_path / "data", image=target_image, instance="no-runtime")
     with pytest.raises(EngineError, match=r"apt-get install crun.*apt-get install runc"):
         await engine.start()
     await engine.close()
+
+
+async def test_a_runtime_outside_of_an_ordinary_path(
+    tmp_path: Path, target_image: Image, pool_config: Callable[..., ContainerPoolConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/local/bin:/usr/bin:/bin")
+    config = pool_config(runtime="runc")
+    engine = LocalEngine(config, data_dir=tmp_path / "data", image=target_image, instance="sbin")
+    await engine.start()
+    await engine.destroy(await engine.create(new_id()))
+    await engine.close()
+
+
+async def test_swap_is_limited_where_only_the_trial_shows_that_it_can_be(
+    tmp_path: Path, target_image: Image, pool_config: Callable[..., ContainerPoolConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LocalEngine(pool_config(), data_dir=tmp_path / "data", image=target_image, instance="swap")
+    parents: list[bool] = []
+
+    def counts_swap(trees: list[Hierarchy]) -> bool:
+        parents.append(BoxCgroup("/hermes-swap", trees).exists())
+        return parents[-1] and real(trees)
+
+    real = cgroups.counts_swap
+    assert real(hierarchies()), "this kernel counts swap"
+    monkeypatch.setattr(cgroups, "counts_swap", counts_swap)
+    await engine.start()
+    try:
+        assert parents == [False, True]
+        box = await engine.create(new_id())
+        settings = json.loads((engine.runtime_dir / "boxes" / box.id / "config.json").read_text())
+        assert settings["linux"]["resources"]["memory"] == {"limit": LIMITS.memory, "swap": LIMITS.memory}
+        await engine.destroy(box)
+    finally:
+        await engine.close()
+
+
+async def test_a_box_that_would_not_die_is_removed_once_it_does(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = await engine.create(new_id())
+    told: list[int] = []
+    box.on_exit.append(lambda: told.append(1))
+    with monkeypatch.context() as patch:
+        patch.setattr("hermes.broker.engines.local._END_TIMEOUT", 0.05)
+        patch.setattr(signal, "pidfd_send_signal", lambda *_: None)
+        patch.setattr(BoxCgroup, "kill", lambda _: None)
+        with pytest.raises(EngineError, match="cannot be removed"):
+            await engine.destroy(box)
+    assert told == []
+    assert box.id in await engine.list_owned()
+    await engine.destroy(box)
+    assert told == [1]
+    assert box.id not in await engine.list_owned()
+
+
+async def test_a_box_that_ends_while_it_is_opened(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = await engine.create(new_id())
+
+    def gone(_: BoxCgroup) -> None:
+        raise FileNotFoundError("cpu.shares")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BoxCgroup, "end_boot", gone)
+        with pytest.raises(EngineError, match="cannot be opened"):
+            await engine.open(box)
+    await engine.destroy(box)
 
 
 async def test_sweep_leaves_nothing(tmp_path: Path, target_image: Image, pool_config: Callable[..., ContainerPoolConfig]) -> None:

@@ -6,9 +6,14 @@ Imported by the zygote, so it imports little. A *box cgroup* is the same path in
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 from hermes.broker import linux
+
+_ROUNDS = 8
+"""How often processes that were forked meanwhile are looked for. A box that still boots ends forking soon; one that does not may
+keep what it has."""
 
 
 class Hierarchy:
@@ -82,7 +87,7 @@ def _have_own_mounts() -> bool:
 
 
 def counts_swap(trees: list[Hierarchy]) -> bool:
-    """Whether the kernel can limit swap."""
+    """Whether the kernel can limit swap. Version 2 shows it only once a cgroup right below the root has the memory controller."""
     for tree in trees:
         if "memory" in tree.controllers:
             return (tree.mount / "memory.memsw.limit_in_bytes").exists()
@@ -182,16 +187,19 @@ class BoxCgroup:
         raise FileNotFoundError(f"no cgroup freezer for {self.name}")
 
     def end_boot(self) -> None:
-        """Give it the CPU weight that every box has, and its processes the usual nice value."""
+        """Give it the CPU weight that every box has, and its processes the usual nice value. `OSError` if it is gone."""
         for path in self._paths:
             for name, usual in (("cpu.shares", "1024"), ("cpu.weight", "100")):
                 if (path / name).exists():
                     (path / name).write_text(usual)
-        for pid in self.pids():
-            try:
-                os.setpriority(os.PRIO_PROCESS, pid, 0)
-            except ProcessLookupError:
-                continue
+        seen: set[int] = set()
+        for _ in range(_ROUNDS):
+            if not (fresh := self.pids() - seen):
+                return
+            for pid in fresh:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.setpriority(os.PRIO_PROCESS, pid, 0)
+            seen |= fresh
 
     def remove(self) -> bool:
         """Remove it where it is empty. Return whether it is gone everywhere."""

@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hermes.broker import cgroups
+from hermes.broker import cgroups, programs
 
 _PATIENCE = 20.0
 
@@ -39,7 +39,7 @@ class Machine:
 
     def which(self, program: str) -> str | None:
         """Where a program is found."""
-        return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin:/bin")
+        return programs.which(program)
 
     def run(self, *argv: str) -> tuple[int, str]:
         """Exit status of a command and what it said last; -1 when it cannot be run or does not end in time."""

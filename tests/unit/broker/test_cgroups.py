@@ -1,6 +1,7 @@
 """Where cgroups lie, on machines with version 1, 2 and both."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,57 @@ def test_a_stranger_is_not_held(tmp_path: Path) -> None:
     box = _box(tmp_path)
     assert not box.holds(os.getpid())
     assert not box.holds(2**22)
+
+
+def test_swap_is_counted(tmp_path: Path) -> None:
+    one = [Hierarchy(frozenset({"cpu"}), str(tmp_path / "cpu"), "/"), Hierarchy(frozenset({"memory"}), str(tmp_path), "/")]
+    assert not cgroups.counts_swap(one)
+    (tmp_path / "memory.memsw.limit_in_bytes").touch()
+    assert cgroups.counts_swap(one)
+
+
+def test_swap_is_seen_to_be_counted_by_version_2_once_a_group_has_memory(tmp_path: Path) -> None:
+    two = [Hierarchy(frozenset(), str(tmp_path), "/")]
+    (tmp_path / "system.slice").mkdir()
+    assert not cgroups.counts_swap(two)
+    (tmp_path / "system.slice/memory.swap.max").touch()
+    assert cgroups.counts_swap(two)
+
+
+@pytest.mark.parametrize(("name", "usual"), [("cpu.shares", "1024"), ("cpu.weight", "100")])
+def test_the_end_of_the_boot_makes_a_box_and_its_processes_usual(tmp_path: Path, name: str, usual: str) -> None:
+    box = _box(tmp_path, name, "cgroup.procs")
+    inner = tmp_path / "h/box/inner"
+    inner.mkdir()
+    with subprocess.Popen(["sleep", "999"]) as first, subprocess.Popen(["sleep", "999"]) as second:
+        try:
+            for process in (first, second):
+                os.setpriority(os.PRIO_PROCESS, process.pid, 10)
+            (tmp_path / "h/box/cgroup.procs").write_text(f"{first.pid}\n{2**22}\n")
+            (inner / "cgroup.procs").write_text(f"{second.pid}\n")
+            box.end_boot()
+            assert [os.getpriority(os.PRIO_PROCESS, process.pid) for process in (first, second)] == [0, 0]
+        finally:
+            first.kill()
+            second.kill()
+    assert (tmp_path / "h/box" / name).read_text() == usual
+    assert sorted(path.name for path in (tmp_path / "h/box").iterdir()) == sorted([name, "cgroup.procs", "inner"])
+
+
+def test_processes_forked_meanwhile_become_usual_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = _box(tmp_path, "cgroup.procs")
+    procs = tmp_path / "h/box/cgroup.procs"
+    procs.write_text("11\n")
+    made: list[int] = []
+
+    def forks(which: int, pid: int, value: int) -> None:
+        assert (which, value) == (os.PRIO_PROCESS, 0)
+        made.append(pid)
+        procs.write_text("".join(f"{pid}\n" for pid in range(11, min(pid + 2, 14))))
+
+    monkeypatch.setattr(os, "setpriority", forks)
+    box.end_boot()
+    assert made == [11, 12, 13]
 
 
 def test_children(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import shutil
 import signal
 import socket
 import stat
-import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,10 +23,11 @@ from typing import ParamSpec, Protocol, TypeVar
 
 import structlog
 
-from hermes.broker import cgroups
-from hermes.broker.boxfs import BoxFiles, own_working_directory, unmount_below
+from hermes.broker import cgroups, programs
+from hermes.broker.boxfs import BoxFiles, own_working_directory
 from hermes.broker.cgroups import BoxCgroup
 from hermes.broker.engines.base import Box
+from hermes.broker.janitor import sweep
 from hermes.broker.oci import Runtime, config
 from hermes.broker.policy import Policy
 from hermes.broker.zygote import Zygote
@@ -135,7 +135,7 @@ class LocalEngine:
         wanted = ("crun", "runc") if self._config.runtime == "auto" else (self._config.runtime,)
         failures = []
         for name in wanted:
-            program = shutil.which(name)
+            program = programs.which(name)
             if program is None:
                 failures.append(f"{name} is not installed (apt-get install {name})")
                 continue
@@ -147,6 +147,8 @@ class LocalEngine:
                 failures.append(str(error))
                 self._runtime = None
             else:
+                # Version 2 does not tell before a cgroup below the root has the memory controller; the trial's parent has it.
+                self._swap = cgroups.counts_swap(self._trees)
                 log.info("OCI runtime chosen", runtime=name)
                 return
         raise EngineError("no OCI runtime works: " + "; ".join(failures))
@@ -170,7 +172,11 @@ class LocalEngine:
     async def open(self, box: Box) -> socket.socket:
         cell = self._cell(box)
         sock = await self.zygote.enter(box.pid, policy=self.policy, pidfd=cell.pidfd)
-        cell.cgroup.end_boot()
+        try:
+            cell.cgroup.end_boot()
+        except OSError as error:
+            sock.close()
+            raise EngineError(f"box {box.id} cannot be opened: {error}") from error
         return sock
 
     async def freeze(self, box: Box) -> None:
@@ -281,6 +287,7 @@ class LocalEngine:
         except (OSError, EngineError) as error:
             return EngineError(f"box {cell.box.id} cannot be removed: {error}")
         if cell.pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(cell.pidfd)
             os.close(cell.pidfd)
         del self._cells[cell.box.id]
         self._free.append(cell.slot)
@@ -298,7 +305,6 @@ class LocalEngine:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_END_TIMEOUT):
                     await cell.ended.wait()
-            asyncio.get_running_loop().remove_reader(cell.pidfd)
         await self._empty(cell.cgroup)
 
     async def _empty(self, cgroup: BoxCgroup) -> None:
@@ -391,32 +397,3 @@ class LocalEngine:
         except asyncio.CancelledError:
             await asyncio.wait([future])
             raise
-
-
-def sweep(instance: str, runtime_dir: Path) -> None:
-    """Kill every box of the instance and remove their cgroups, mounts and runtime state. For use when no engine runs. Blocking.
-
-    What attackers changed on disk is left to `LocalEngine.start`. Whatever cannot be removed is logged, not raised.
-    """
-    parent = f"/hermes-{instance}"
-    trees = cgroups.hierarchies()
-    groups = [BoxCgroup(f"{parent}/{name}", trees) for name in cgroups.children(parent, trees)]
-    for group in groups:
-        with contextlib.suppress(OSError):
-            group.freeze(False)
-        group.kill()
-    deadline = time.monotonic() + _END_TIMEOUT
-    for group in [*groups, BoxCgroup(parent, trees)]:
-        while not group.remove():
-            if time.monotonic() > deadline:
-                log.error("cgroup could not be removed", cgroup=group.name, pids=sorted(group.pids()))
-                break
-            time.sleep(0.005)
-            group.kill()
-    try:
-        unmount_below(runtime_dir)
-    except OSError as error:
-        log.error("boxes could not be unmounted", reason=str(error))
-        return
-    for name in ("boxes", "runtime"):
-        shutil.rmtree(runtime_dir / name, ignore_errors=True)

@@ -50,6 +50,7 @@ def main(handler: SessionHandler) -> None:
     parser.add_argument("--broker", type=int, required=True, help="fd of the broker socket")
     parser.add_argument("--status", type=int, required=True, help="fd to write one line to when listening, or why not")
     parser.add_argument("--listen", type=int, action="append", required=True, help="fd of a listening socket")
+    parser.add_argument("--lock", type=int, help="fd of the data directory's lock, held by being open")
     fds = parser.parse_args(sys.argv[2:])
     with os.fdopen(fds.settings, "rb") as file:
         settings = Settings.model_validate_json(file.read())

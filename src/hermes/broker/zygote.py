@@ -5,6 +5,8 @@ import os
 import socket
 import sys
 
+from msgspec import MsgspecError
+
 from hermes.broker import linux
 from hermes.broker.policy import Policy
 from hermes.broker.zygote_process import READY, EnterBox, MakeUserNamespace, Request, encode
@@ -13,6 +15,7 @@ from hermes.container.messages import encode as encode_spawn
 from hermes.errors import EngineError
 
 _START_TIMEOUT = 10.0
+_ANSWER_TIMEOUT = 20.0
 _WARM_UP_TIMEOUT = 10.0
 
 WARM_UP = 0
@@ -113,11 +116,12 @@ class Zygote:
             ours.setblocking(False)
             with theirs:
                 await self._send(encode(request), [*fds, theirs.fileno()])
-            await _ready(ours, writing=False)
+            async with asyncio.timeout(_ANSWER_TIMEOUT):
+                await _ready(ours, writing=False)
             answer, received = linux.receive_fds(ours, 4096, 1)
         except OSError as error:
             ours.close()
-            raise EngineError(f"the zygote does not answer: {error}") from error
+            raise EngineError(f"the zygote does not answer: {str(error) or 'too slow'}") from error
         except BaseException:
             ours.close()
             raise
@@ -137,19 +141,21 @@ class Zygote:
 async def _warm_up(box: socket.socket) -> None:
     """Run one login shell in the fresh box and wait for its end: the first session then finds its files in the kernel's caches.
 
-    It saves that session a millisecond. A box that has no such shell is as good.
+    It saves that session a millisecond. A box that has no such shell is as good. `EngineError` if the spawner does not answer.
     """
-    box.send(encode_spawn(Spawn(id=WARM_UP, argv=(b"/bin/bash", b"-lc", b":"))))
     try:
+        box.send(encode_spawn(Spawn(id=WARM_UP, argv=(b"/bin/bash", b"-lc", b":"))))
         async with asyncio.timeout(_WARM_UP_TIMEOUT):
             while True:
                 await _ready(box, writing=False)
                 packet, fds = linux.receive_fds(box, MAX_MESSAGE, 3)
                 for fd in fds:
                     os.close(fd)
-                if not packet or not isinstance(decode_box_reply(packet), Spawned):
+                if not packet:
+                    raise EngineError("the spawner died as soon as it was asked for something")
+                if not isinstance(decode_box_reply(packet), Spawned):
                     return
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, MsgspecError) as error:
         raise EngineError(f"the spawner does not answer: {str(error) or 'no answer'}") from error
 
 

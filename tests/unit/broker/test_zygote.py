@@ -3,14 +3,17 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
 from hermes.broker.policy import Policy
-from hermes.broker.zygote import Zygote
+from hermes.broker.zygote import WARM_UP, Zygote, _warm_up
 from hermes.config.models import LimitsConfig, SecurityConfig
+from hermes.container.messages import Exited, Failed, Spawn, Spawned, decode_box_request, encode
 from hermes.errors import EngineError
 from hermes.testing.boxes import eventually
 
@@ -73,3 +76,84 @@ async def test_a_killed_one_is_replaced() -> None:
         assert zygote.pid not in (0, first)
     finally:
         await zygote.close()
+
+
+@pytest.mark.asyncio
+async def test_one_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    zygote = Zygote()
+    try:
+        await zygote.start()
+        os.kill(zygote.pid, signal.SIGSTOP)
+        monkeypatch.setattr("hermes.broker.zygote._ANSWER_TIMEOUT", 0.05)
+        with pytest.raises(EngineError, match="does not answer: too slow"):
+            await zygote.user_namespace(1 << 27)
+    finally:
+        await zygote.close()
+
+
+# ---- the first process in a fresh box
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Our end of a box socket, and the spawner's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest.mark.asyncio
+async def test_the_warm_up_ends_with_its_process_and_leaves_nothing_open(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    reader, writer = os.pipe()
+    socket.send_fds(theirs, [encode(Spawned(id=WARM_UP, pid=7))], [writer, writer, writer])
+    os.close(writer)
+    theirs.send(encode(Exited(id=WARM_UP, status=0)))
+    await _warm_up(ours)
+    asked = decode_box_request(theirs.recv(65536))
+    assert isinstance(asked, Spawn)
+    assert (asked.id, asked.user, asked.argv[0]) == (WARM_UP, "root", b"/bin/bash")
+    assert os.read(reader, 1) == b"", "nobody holds its fds"
+    os.close(reader)
+    with pytest.raises(BlockingIOError):
+        ours.recv(1)
+
+
+@pytest.mark.asyncio
+async def test_a_box_without_bash_is_as_good(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    theirs.send(encode(Failed(id=WARM_UP, error="No such file or directory")))
+    await _warm_up(ours)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("answered", [False, True], ids=["silent", "never-ending"])
+async def test_a_spawner_that_does_not_answer(
+    answered: bool, ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = ends
+    if answered:
+        theirs.send(encode(Spawned(id=WARM_UP, pid=7)))
+    monkeypatch.setattr("hermes.broker.zygote._WARM_UP_TIMEOUT", 0.05)
+    with pytest.raises(EngineError, match="does not answer"):
+        await _warm_up(ours)
+
+
+@pytest.mark.asyncio
+async def test_a_spawner_that_talks_nonsense(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    theirs.send(b"nonsense")
+    with pytest.raises(EngineError, match="does not answer"):
+        await _warm_up(ours)
+
+
+@pytest.mark.asyncio
+async def test_a_spawner_that_died_before_or_while_it_was_asked(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    theirs.shutdown(socket.SHUT_WR)
+    with pytest.raises(EngineError, match="died"):
+        await _warm_up(ours)
+    theirs.close()
+    with pytest.raises(EngineError):
+        await _warm_up(ours)

@@ -47,6 +47,8 @@ LAST_OUTPUT = 3.0
 """Seconds without output after which nothing more is expected of a process that has ended."""
 STDIN, STDOUT, STDERR = 0, 1, 2
 _MAX_EARLY = 1 << 18
+"""Bytes that may come before the greeting is complete: whoever says more is no script of ours."""
+_PID_DIGITS = 10
 _STUCK = 1.0
 _POLLS = (0.005, 0.5)
 """Seconds between questions whether a process ended, after its streams did: the first pause and the longest."""
@@ -212,13 +214,13 @@ class ExecServer:
         try:
             seen = {STDOUT: b"", STDERR: b""}
             # What the process writes to stderr can overtake the greeting, which goes to stdout.
-            while b"\n" not in seen[STDOUT] and len(seen[STDERR]) < _MAX_EARLY:
+            while b"\n" not in seen[STDOUT] and len(seen[STDOUT]) + len(seen[STDERR]) < _MAX_EARLY:
                 if (message := await stream.read_out()) is None:
                     break
                 seen[STDERR if message.stream == STDERR else STDOUT] += message.data
             line, _, rest = seen[STDOUT].partition(b"\n")
             words = line.split()
-            if len(words) != 3 or words[0] != token.encode() or not words[1].isdigit():
+            if len(words) != 3 or words[0] != token.encode() or not words[1].isdigit() or len(words[1]) > _PID_DIGITS:
                 said = (seen[STDOUT] + seen[STDERR])[:_MAX_EARLY]
                 raise _Refused(said.decode(errors="replace").strip() or "it ended at once")
             early = [(STDERR, seen[STDERR]), (STDOUT, rest)]

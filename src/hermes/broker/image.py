@@ -7,6 +7,7 @@ lets nobody else in.
 import fcntl
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -243,10 +244,22 @@ def _home(data_dir: Path) -> Path:
     home = data_dir / "images"
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        home.chmod(0o700)
+        if home.is_symlink() and not _only_roots(data_dir.stat()):
+            raise ImageError(f"{home} is a link, and others than root can change {data_dir}: images would go where they say")
+        fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if os.fstat(fd).st_uid != 0:
+                raise ImageError(f"{home} is not root's: images in it could be changed by others")
+            os.fchmod(fd, 0o700)
+        finally:
+            os.close(fd)
     except OSError as error:
         raise ImageError(f"{home} cannot be made: {error.strerror}") from error
     return home
+
+
+def _only_roots(status: os.stat_result) -> bool:
+    return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _folder(definition: Definition, data_dir: Path) -> Path:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, BinaryIO
 import typer
 
 from hermes.cli.console import USAGE, ConfigOption, JsonOption, SetOption, err, fail, load_settings, reporting, visible
+from hermes.cli.privileges import become_owner
 from hermes.events import from_bytes
 from hermes.recording import lossless
 from hermes.recording.asciicast import TextStream
@@ -77,7 +78,9 @@ def replay(
         fail("--raw and --json exclude each other", USAGE)
     if stream is not None and not raw:
         fail("--stream is for --raw", USAGE)
-    root = load_settings(config, overrides).recordings_dir
+    settings = load_settings(config, overrides)
+    become_owner(settings)
+    root = settings.recordings_dir
     session_id = find_session(root, session)
     found = channels(root, session_id)
     if channel is not None:

@@ -22,6 +22,7 @@ from hermes.cli.console import (
     reporting,
     visible,
 )
+from hermes.cli.privileges import become_owner
 from hermes.cli.replay import replay
 from hermes.cli.story import Attempt, Channel, Story, tell
 from hermes.config import Settings
@@ -107,6 +108,7 @@ def show(
 
 
 def _journal(settings: Settings) -> JournalReader:
+    become_owner(settings)
     return JournalReader(settings.journal_path)
 
 

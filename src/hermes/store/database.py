@@ -31,7 +31,9 @@ def is_damage(error: sqlite3.Error) -> bool:
 def connect(path: Path, *, mode: str, busy_timeout: float) -> sqlite3.Connection:
     """Open an existing database; `mode` is `ro` or `rw`, `busy_timeout` in seconds. The caller keeps to one thread at a time."""
     uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=busy_timeout, check_same_thread=False)
+    db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=busy_timeout, check_same_thread=False)
+    db.execute("PRAGMA trusted_schema = OFF")
+    return db
 
 
 def lock(path: Path) -> int:

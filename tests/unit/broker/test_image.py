@@ -1,5 +1,6 @@
 """The store of built images, on images that were never Debian: small trees with a manifest."""
 
+import os
 import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -160,3 +161,24 @@ def test_a_full_disk_is_found_before_the_work(definition: Definition, tmp_path: 
     with pytest.raises(ImageError, match="MB are free under"):
         image.build(definition, tmp_path, lambda step: None)
     assert [path.name for path in (tmp_path / "images").iterdir()] == [".lock"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root builds images")
+def test_images_are_kept_only_where_root_alone_can_put_them(tmp_path: Path) -> None:
+    data_dir, target = tmp_path / "data", tmp_path / "target"
+    data_dir.mkdir()
+    assert image._home(data_dir).stat().st_mode & 0o7777 == 0o700
+    os.chown(data_dir / "images", 65534, 65534)
+    with pytest.raises(ImageError, match="images is not root's"):
+        image._home(data_dir)
+    (data_dir / "images").rmdir()
+    target.mkdir()
+    (data_dir / "images").symlink_to(target)
+    assert image._home(data_dir) == data_dir / "images"
+    data_dir.chmod(0o777)
+    with pytest.raises(ImageError, match="images is a link, and others than root can change"):
+        image._home(data_dir)
+    data_dir.chmod(0o755)
+    os.chown(target, 65534, 65534)
+    with pytest.raises(ImageError, match="images is not root's"):
+        image._home(data_dir)

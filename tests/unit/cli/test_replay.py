@@ -32,6 +32,7 @@ app.command()(replay)
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HERMES_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("HERMES_RECORDING__OUTPUT_DIR", str(tmp_path))
     return tmp_path
 

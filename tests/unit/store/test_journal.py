@@ -478,3 +478,10 @@ async def test_what_is_committed_soon_reaches_the_database_itself(path: Path, mo
 
     await eventually(there)
     journal.close()
+
+
+def test_a_journal_cannot_make_its_reader_call_functions(path: Path) -> None:
+    write(path, *login("s"))
+    db = database.connect(path, mode="ro", busy_timeout=1)
+    assert db.execute("PRAGMA trusted_schema").fetchone() == (0,)
+    db.close()

@@ -1,0 +1,37 @@
+"""Root's power, given up before anything is read that the front wrote: a front that was taken over wrote what it liked."""
+
+import contextlib
+import ctypes
+import os
+
+from rich.cells import cell_len
+
+from hermes.config import Settings
+from hermes.errors import MachineError
+
+_PR_SET_DUMPABLE = 4
+
+
+def become_owner(settings: Settings) -> None:
+    """Run by root, become for good who owns the evidence; where root owns it, or there is none, stay root.
+
+    To be called with everything imported: the new user may not be able to read the source.
+    """
+    if os.geteuid() != 0:
+        return
+    for directory in (settings.journal_dir, settings.recordings_dir):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            owner = directory.lstat()
+            break
+    else:
+        return
+    if owner.st_uid == 0:
+        return
+    cell_len("\N{HIRAGANA LETTER A}")  # rich imports what it needs for this when it first meets it
+    os.setgroups([])
+    os.setresgid(owner.st_gid, owner.st_gid, owner.st_gid)
+    os.setresuid(owner.st_uid, owner.st_uid, owner.st_uid)
+    # The front is of the same user now. It must not get at this process, which can type into the operator's terminal.
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise MachineError(f"prctl: {os.strerror(ctypes.get_errno())}")

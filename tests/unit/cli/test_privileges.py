@@ -1,0 +1,117 @@
+"""What root reads of the evidence, he reads as its owner."""
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hermes.config.models import RecordingConfig
+from hermes.recording.recorder import SessionRecorder
+from hermes.server.backend import SessionInfo
+from tests.unit.store.facts import login, logout, write
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has power to give up")
+
+WATCHED = """
+import json, os, sys
+before = None
+real = os.setresuid
+def setresuid(*uids):
+    global before
+    real(*uids)
+    before = set(sys.modules)
+os.setresuid = setresuid
+from hermes.cli import app
+try:
+    app(sys.argv[1:])
+except SystemExit as end:
+    code = end.code
+late = [] if before is None else [name for name in set(sys.modules) - before if getattr(sys.modules[name], "__file__", None)]
+status = dict(line.split(":", 1) for line in open("/proc/thread-self/status") if ":" in line)
+ids = {"uids": status["Uid"].split(), "gids": status["Gid"].split(), "groups": status["Groups"].split()}
+facts = {"code": code, **ids, "late": late}
+print(json.dumps(facts), file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A journal and a recording, as the front of a sensor leaves them."""
+    data = tmp_path / "data"
+    for directory in (data / "journal", data / "recordings"):
+        directory.mkdir(parents=True)
+    write(data / "journal" / "journal.db", *login("5e55", username="日本"), *logout("5e55"))
+    recorder = SessionRecorder(
+        RecordingConfig(output_dir=data / "recordings"), SessionInfo("5e55", "root", "192.0.2.7", 1), channel=1, kind="shell"
+    )
+    recorder.start()
+    recorder.output("ünï".encode())
+    recorder.close(exit_status=0)
+    for place in (tmp_path, *tmp_path.parents):
+        if not place.stat().st_mode & 0o001:
+            place.chmod(place.stat().st_mode | 0o011)
+    return data
+
+
+def give(data: Path, user: str) -> None:
+    account = pwd.getpwnam(user)
+    for place in ("journal", "recordings"):
+        subprocess.run(["chown", "-R", f"{account.pw_uid}:{account.pw_gid}", data / place], check=True)
+
+
+def run(data: Path, *arguments: str) -> tuple[dict[str, object], bytes]:
+    environ = {**os.environ, "HERMES_DATA_DIR": str(data)}
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *arguments], env=environ, cwd="/", capture_output=True, timeout=60, check=True
+    )
+    return json.loads(done.stderr.splitlines()[-1]), done.stdout + done.stderr
+
+
+COMMANDS = [
+    (["sessions", "list"], 0, "日本".encode()),
+    (["sessions", "list", "--json"], 0, b"5e55"),
+    (["sessions", "show", "5e55"], 0, "日本".encode()),
+    (["sessions", "show", "beef"], 1, b"beef"),
+    (["sessions", "replay", "5e55"], 0, "ünï".encode()),
+    (["sessions", "replay", "5e55", "--json"], 0, b"exit_status"),
+    (["sessions", "replay", "beef"], 1, b"beef"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), COMMANDS)
+def test_root_becomes_the_owner(data: Path, arguments: list[str], code: int, says: bytes) -> None:
+    give(data, "nobody")
+    facts, said = run(data, *arguments)
+    account = pwd.getpwnam("nobody")
+    assert says in said
+    assert facts == {
+        "code": code, "uids": [str(account.pw_uid)] * 4, "gids": [str(account.pw_gid)] * 4, "groups": [], "late": [],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [["sessions", "list"], ["sessions", "replay", "5e55"]])
+def test_roots_own_evidence_is_read_by_root(data: Path, arguments: list[str]) -> None:
+    facts, _ = run(data, *arguments)
+    assert (facts["code"], facts["uids"]) == (0, ["0"] * 4)
+
+
+def test_where_there_is_no_evidence(data: Path) -> None:
+    for place in ("journal", "recordings"):
+        shutil.rmtree(data / place)
+    facts, said = run(data, "sessions", "list")
+    assert facts["code"] == 1
+    assert b"Traceback" not in said
+
+
+def test_what_a_link_put_there_by_the_front_leads_to_is_not_read(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir(mode=0o700)
+    (data / "recordings").rename(tmp_path / "secret" / "recordings")
+    (data / "recordings").symlink_to(tmp_path / "secret" / "recordings")
+    give(data, "nobody")
+    facts, _ = run(data, "sessions", "replay", "5e55")
+    assert facts["code"] == 1

@@ -24,7 +24,9 @@ def test_every_limit_is_passed_on() -> None:
     told = container_config(Policy(settings.security, settings.limits), settings, "image:1", ("/sbin/init",), {"a": "b"})
     host = told["HostConfig"]
     assert (host["Memory"], host["MemorySwap"], host["PidsLimit"], host["NanoCpus"]) == (64 << 20, 64 << 20, 33, 1_500_000_000)
-    assert {limit["Name"]: limit["Hard"] for limit in host["Ulimits"]} == {"nofile": 99, "fsize": 5 << 20, "core": 1}
+    assert {limit["Name"]: limit["Hard"] for limit in host["Ulimits"]} == {
+        "nofile": 99, "fsize": 5 << 20, "core": 1, "memlock": 8 << 20, "rtprio": 0, "nice": 0,
+    }  # fmt: skip
     assert (host["CapDrop"], host["CapAdd"], host["NetworkMode"], host["Privileged"]) == (["ALL"], ["CHOWN"], "none", False)
     assert (told["Hostname"], told["Image"], told["Entrypoint"], told["Labels"]) == (
         "web7",

@@ -3,8 +3,11 @@
 import os
 import signal
 import socket
+import socketserver
 import subprocess
+import threading
 import time
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -110,6 +113,81 @@ def test_killed_outright_it_leaves_nothing_and_starts_again(start: Start) -> Non
     again = start(sensor.data_dir)
     assert again.ssh("echo back").stdout == b"back\n"
     assert again.stop() == 0
+    assert left_behind(sensor.data_dir) == []
+
+
+def test_started_again_while_the_killed_one_still_cleans_up(start: Start) -> None:
+    sensor = start(container_pool__size="6")
+    broker = sensor.pids()["broker"]
+    os.kill(broker, signal.SIGSTOP)
+    sensor.process.kill()
+    sensor.process.wait()
+    again = start(sensor.data_dir, ready=False)
+    wait_until(lambda: "waiting for an earlier run to end" in again.said())
+    os.kill(broker, signal.SIGCONT)
+    wait_until(lambda: "ready after" in again.said() or again.process.poll() is not None)
+    assert again.ssh("echo back").stdout == b"back\n"
+    assert again.stop() == 0
+    assert left_behind(sensor.data_dir) == []
+
+
+def test_a_data_directory_of_others(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o1777)
+    assert "cannot be the data directory" in ends(start(tmp_path / "shared", ready=False), code=1)
+    assert (tmp_path / "shared").stat().st_mode & 0o7777 == 0o1777
+
+
+def test_a_directory_for_kept_boxes_that_cannot_be_used(start: Start, tmp_path: Path, images_dir: Path) -> None:
+    let_through(tmp_path)
+    (tmp_path / "images").symlink_to(images_dir)
+    (tmp_path / "stopped").write_text("")
+    assert f"cannot use {tmp_path / 'stopped'}" in ends(start(tmp_path, ready=False), code=1)
+
+
+class SlowDaemon(socketserver.ThreadingUnixStreamServer):
+    """A Docker daemon that answers all questions and then takes forever over an import."""
+
+    daemon_threads = True
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), self.Handler)
+        self.importing = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            assert isinstance(self.server, SlowDaemon)
+            if self.command == "POST" and "/images/" in self.path:
+                self.server.importing.set()
+                self.rfile.read()
+            if self.path.partition("?")[0].endswith("/version"):
+                status, body = 200, b'{"Version": "20.10.24", "ApiVersion": "1.41", "MinAPIVersion": "1.12", "Os": "linux"}'
+            elif "/containers/json" in self.path:
+                status, body = 200, b"[]"
+            else:
+                status, body = 404, b'{"message": "no such thing"}'
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = do_DELETE = do_HEAD = answer
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+
+def test_stopped_during_a_long_start(start: Start, tmp_path: Path) -> None:
+    with SlowDaemon(tmp_path / "docker.sock") as daemon:
+        threading.Thread(target=daemon.serve_forever, daemon=True).start()
+        host = f"unix://{tmp_path}/docker.sock"
+        sensor = start(ready=False, container_pool__engine="docker", container_pool__docker__host=host)
+        wait_until(lambda: daemon.importing.is_set() or sensor.process.poll() is not None)
+        assert sensor.stop(signal.SIGINT) == 0, sensor.said()
+        daemon.shutdown()
+    assert "does not end" not in sensor.said()
+    assert "Traceback" not in sensor.said()
     assert left_behind(sensor.data_dir) == []
 
 

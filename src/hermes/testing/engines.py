@@ -74,7 +74,7 @@ class FakeEngine:
         self._control.setblocking(False)
         with theirs:
             self._nursery = subprocess.Popen(  # noqa: ASYNC220 - a fork and an exec; nothing is waited for
-                [sys.executable, "-m", "hermes.testing.nursery", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "hermes.testing.nursery", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

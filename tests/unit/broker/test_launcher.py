@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from hermes.broker import launcher
+from hermes.broker.children import Child
+from hermes.config import Settings
 from hermes.errors import MachineError
 
 
@@ -36,3 +38,15 @@ def test_ipv4_and_ipv6_side_by_side() -> None:
         port = four.getsockname()[1]
         with launcher._listening("::1", port) as six:
             assert six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_child_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "START_PATIENCE", 0.01)
+    said: list[str] = []
+    waiting = launcher._Launcher(Settings(data_dir=tmp_path), [], -1, said.append)
+    child = Child("front", 1)
+    child.lines.put_nowait("progress importing")
+    with pytest.raises(MachineError, match="the front does not start"):
+        await waiting._until(child, "ready")
+    assert said == ["importing"]

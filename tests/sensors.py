@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -107,6 +108,15 @@ def wait_until(condition: Callable[[], Any]) -> Any:
         time.sleep(0.05)
 
 
+@pytest.fixture(scope="session")
+def sensors_dir() -> Iterator[Path]:
+    """Where sensors keep their data: outside of pytest's own directory, which every pytest closes to other users."""
+    place = Path(tempfile.mkdtemp(prefix="hermes-sensors-", dir="/var/tmp"))
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place)
+
+
 def let_through(directory: Path) -> None:
     """Let every user reach what is in `directory`, as the front must."""
     for place in (directory, *directory.parents):
@@ -129,15 +139,15 @@ Start = Callable[..., Sensor]
 
 
 @pytest.fixture(scope="module")
-def start(images_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+def start(images_dir: Path, sensors_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Start a sensor with settings given as `section__key="value"`; return it when it is ready, or at once if not `ready`."""
     started: list[Sensor] = []
 
     def run(data_dir: Path | None = None, *, ready: bool = True, **settings: str) -> Sensor:
         if data_dir is None:
-            data_dir = tmp_path_factory.mktemp("sensor")
+            data_dir = Path(tempfile.mkdtemp(prefix="sensor-", dir=sensors_dir))
+            data_dir.chmod(0o755)
             (data_dir / "images").symlink_to(images_dir)
-            let_through(data_dir)
         port = free_port()
         environ = {
             **{key: value for key, value in os.environ.items() if not key.startswith("HERMES_")},

@@ -110,8 +110,8 @@ def tell(stored: Iterable[StoredEvent]) -> Story:
             case events.ChannelInput() as fact:
                 line = Input(time=event.time, line=fact.line, truncated=fact.truncated)
                 channel_of(fact.channel, event.time).inputs.append(line)
-            case events.ChannelFailed() as fact:
-                channel_of(fact.channel, event.time).failure = fact.reason
+            case events.ChannelFailed(channel=int() as number, reason=reason):
+                channel_of(number, event.time).failure = reason
             case events.ChannelClosed() as fact:
                 channel = channel_of(fact.channel, event.time)
                 channel.closed, channel.duration = event.time, fact.duration
@@ -122,7 +122,7 @@ def tell(stored: Iterable[StoredEvent]) -> Story:
                 | events.ClientVersion()
                 | events.SessionOpened()
                 | events.SessionClosed()
-                | events.ConnectionClosed(cause="client" | "server")
+                | events.ConnectionClosed(cause="client")
             ):
                 pass
             case _:

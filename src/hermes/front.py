@@ -89,6 +89,7 @@ async def _run(
 ) -> None:  # fmt: skip
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    log.handle_loop_exceptions(loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if settings.recording.enabled:

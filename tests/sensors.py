@@ -81,7 +81,10 @@ class Sensor:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         named = {}
         for pid in children:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except OSError:  # it ended meanwhile
+                continue
             for name, word in (("broker", b"hermes.broker"), ("front", b"front-process")):
                 if word in command:
                     named[name] = int(pid)

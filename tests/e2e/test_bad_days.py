@@ -47,8 +47,15 @@ def test_not_root(tmp_path: Path) -> None:
     let_through(tmp_path)
     environ = {**os.environ, "HERMES_DATA_DIR": str(tmp_path), "HERMES_SERVER__PORT": str(free_port())}
     # Imported as root, for the sources may lie where only root can read them.
-    code = "import os, sys, hermes.__main__ as it, hermes.broker.launcher, hermes.cli; os.setuid(65534); it.main()"
-    command = [str(HERMES.with_name("python")), "-c", code, "up"]
+    code = (
+        "import os; from hermes.broker.launcher import launch; from hermes.cli.console import load_settings, reporting; "
+        "settings = load_settings(); os.setuid(65534); run = reporting()(launch); run(settings, print)"
+    )
+    command = [
+        str(HERMES.with_name("python")),
+        "-c",
+        f"import typer\ntry:\n {code}\nexcept typer.Exit as end:\n raise SystemExit(end.exit_code)",
+    ]
     done = subprocess.run(command, env=environ, cwd="/", capture_output=True, timeout=60, check=False)
     assert done.returncode == 1
     assert b"root" in done.stderr

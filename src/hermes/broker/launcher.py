@@ -57,7 +57,7 @@ def launch(settings: Settings, progress: Progress) -> None:
     """Run Hermes until SIGTERM or SIGINT. Raises MachineError, ImageError or EngineError when it cannot run."""
     os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"  # su leaves out where runc is
     if os.geteuid() != 0:
-        machine.require(settings)
+        raise MachineError("not running as root: Hermes makes namespaces and mounts; run it with sudo")
     data_dir.prepare(settings.data_dir)
     with data_dir.locked(settings.data_dir, progress) as lock:
         machine.require(settings, _Held())

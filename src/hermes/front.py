@@ -108,7 +108,7 @@ async def _run(
             sockets = [socket.socket(fileno=fd) for fd in listen_fds]
             gc.collect()
             gc.freeze()
-            gc.set_threshold(50_000, 20, 100)
+            gc.set_threshold(10_000, 10, 10)
             await front.listen(sockets)
             journal.emit(
                 events.SensorStarted(

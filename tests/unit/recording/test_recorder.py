@@ -4,6 +4,7 @@ import os
 import resource
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -67,13 +68,21 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-@pytest.fixture
-def file_size_limit() -> Iterator[int]:
-    """Files of this process cannot grow past this many bytes (Python ignores SIGXFSZ: a write then fails with EFBIG)."""
+LIMIT = 10_000
+
+
+@contextmanager
+def files_limited(size: int = LIMIT) -> Iterator[None]:
+    """Files of this process cannot grow past `size` bytes (Python ignores SIGXFSZ: a write then fails with EFBIG).
+
+    Only around what is to fail: pytest's own output may go to a longer file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    yield 10_000
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_everything_is_there_when_the_method_returns(tmp_path: Path) -> None:
@@ -291,12 +300,12 @@ def test_a_cut_off_character_is_shown_at_close(tmp_path: Path) -> None:
     assert [(event.code, event.text) for event in cast(one)] == [("o", "\ufffd"), ("i", "\ufffd"), ("m", "closed")]
 
 
-def test_a_full_disk_fails_the_recorder_for_good(tmp_path: Path, file_size_limit: int) -> None:
+def test_a_full_disk_fails_the_recorder_for_good(tmp_path: Path) -> None:
     before = fds()
     one = started(tmp_path)
     one.output(b"delivered")
-    with pytest.raises(RecordingError, match=rf"{one.relative_path}: {os.strerror(errno.EFBIG)}"):
-        one.output(b"x" * file_size_limit)
+    with files_limited(), pytest.raises(RecordingError, match=rf"{one.relative_path}: {os.strerror(errno.EFBIG)}"):
+        one.output(b"x" * LIMIT)
     assert fds() == before
     calls: list[Callable[[], None]] = [
         lambda: one.output(b"y"),
@@ -319,22 +328,20 @@ def cast_events_of_torn(one: SessionRecorder) -> list[asciicast.Event]:
     return list(asciicast.decode_events(one.path.read_bytes().splitlines(keepends=True)[1:]))
 
 
-def test_a_full_disk_in_the_asciicast_alone_fails_too(tmp_path: Path, file_size_limit: int) -> None:
+def test_a_full_disk_in_the_asciicast_alone_fails_too(tmp_path: Path) -> None:
     one = started(tmp_path)
-    with pytest.raises(RecordingError):
-        one.output(b"\0" * (file_size_limit // 4))
+    with files_limited(), pytest.raises(RecordingError):
+        one.output(b"\0" * (LIMIT // 4))
     got, decoder = frames(one)
     assert (len(got), decoder.ending) == (1, Ending.OPEN)
     assert cast_events_of_torn(one) == []
 
 
-def test_a_last_write_that_fails_is_told_and_the_files_are_closed(tmp_path: Path, file_size_limit: int) -> None:
+def test_a_last_write_that_fails_is_told_and_the_files_are_closed(tmp_path: Path) -> None:
     before = fds()
     one = started(tmp_path)
     one.output(b"delivered")
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (one.path.stat().st_size, hard))
-    with pytest.raises(RecordingError):
+    with files_limited(one.path.stat().st_size), pytest.raises(RecordingError):
         one.close(exit_status=0)
     one.close(exit_status=0)
     assert fds() == before

@@ -45,7 +45,7 @@ def test_cpu_counts_children_that_ended() -> None:
 def test_memory_of_a_process_that_is_gone_is_nothing() -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
         assert procs.memory([child.pid]) > 0
-        assert procs.resident([child.pid]) >= procs.memory([child.pid])
+        assert procs.resident([child.pid]) > 0  # how much depends on when: it is just being executed
         assert child.pid in procs.tree([os.getpid()])
         assert procs.user_of(child.pid) == os.geteuid()
         child.kill()

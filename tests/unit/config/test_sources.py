@@ -147,7 +147,7 @@ def test_deep_nesting_is_refused(opening: str) -> None:
 @given(st.text(max_size=200))
 def test_no_text_is_too_strange_to_be_read_or_refused(text: str) -> None:
     for problem in problems(text):
-        assert problem.isascii()
+        assert problem.replace("…", "").isascii()
         assert problem.isprintable()
 
 

@@ -1,4 +1,4 @@
-"""asyncssh's server connection and channel, bent where sshd behaves otherwise or where we must see what asyncssh hides.
+"""asyncssh's server connection, bent where sshd behaves otherwise or where we must see what asyncssh hides.
 
 Everything here that begins with an underscore overrides a private method of asyncssh; `pyproject.toml` pins the version and
 `tests/unit/server/test_connection.py` checks that each of them still exists there.

@@ -335,6 +335,21 @@ class ContainerDiscarded(Event, frozen=True, kw_only=True, tag="container.discar
     bytes: int
 
 
+class LimitReached(Event, frozen=True, kw_only=True, tag="limit.reached"):
+    """A limit of the configuration was reached, and held. `limit` is the setting, such as `container_pool.max_active`."""
+
+    limit: str
+    value: float
+    """What the setting is."""
+    source_ip: str | None = None
+    container_id: str | None = None
+    channel: int | None = None
+    detail: str = ""
+    """What was refused, cut or removed."""
+    suppressed: int = 0
+    """Times it was reached since the event before, which were only counted."""
+
+
 class EngineFailed(Event, frozen=True, kw_only=True, tag="engine.failed"):
     """The engine could not create, open or remove a container."""
 

@@ -216,6 +216,7 @@ class Pool:
         if not self._running:
             raise AllocationError("the pool is closing")
         if len(self._active) + len(self._waiting) >= self._config.max_active:
+            self._emit(events.LimitReached(limit="container_pool.max_active", value=self._config.max_active))
             raise self._refusal(f"{self._config.max_active} containers are active or asked for (container_pool.max_active)")
         if len(self._deferred) > self._config.max_active:
             raise self._refusal(f"{len(self._deferred)} stopped containers cannot be removed")

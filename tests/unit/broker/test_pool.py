@@ -235,6 +235,7 @@ async def test_past_max_active_it_refuses_at_once(make: Make, seen: Seen) -> Non
     await asyncio.gather(pool.allocate("one"), pool.allocate("two"))
     with pytest.raises(AllocationError, match="max_active"):
         await pool.allocate("three")
+    assert seen.of("limit.reached")[0].fields == {"limit": "container_pool.max_active", "value": 2, "detail": "", "suppressed": 0}
     assert (await pool.allocate("one")).session_id == "one"
     pool.release("one")
     assert (await pool.allocate("three")).session_id == "three"

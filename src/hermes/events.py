@@ -291,6 +291,24 @@ class SensorStopped(Event, frozen=True, kw_only=True, tag="sensor.stopped"):
     reason: str
 
 
+class SensorRecovered(Event, frozen=True, kw_only=True, tag="sensor.recovered"):
+    """A process of this sensor's died and was started afresh: the front, and all connections were lost, or the broker, and all
+    containers were lost (what they had changed is kept)."""
+
+    process: str
+    """`front` or `broker`."""
+    reason: str
+
+
+class SensorReloaded(Event, frozen=True, kw_only=True, tag="sensor.reloaded"):
+    """The operator had the settings read again (SIGHUP)."""
+
+    changed: list[str]
+    """Settings that are in effect from now on, for whoever comes."""
+    ignored: list[str]
+    """Settings that were changed and wait for a restart."""
+
+
 class PoolReady(Event, frozen=True, kw_only=True, tag="pool.ready"):
     """The pool holds its full number of warm containers for the first time."""
 

@@ -23,7 +23,8 @@ import structlog
 import hermes
 from hermes import events, log
 from hermes.config import Settings
-from hermes.container import BrokerEvent, ContainerPool
+from hermes.container import BrokerEvent, ContainerPool, ControlSocket, Report
+from hermes.container.messages import Peer, Reload
 from hermes.errors import AllocationError, EngineError, HermesError, JournalError, MachineError, RecordingError, SpawnError
 from hermes.recording import SessionRecorder
 from hermes.server.hostkeys import load_or_make
@@ -44,24 +45,24 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 
 def main(handler: SessionHandler) -> None:
-    """Run the front until the launcher ends it. Exits 0 after SIGTERM, 1 when it cannot go on."""
+    """Run the front until the launcher ends it or is gone. SIGTERM lets sessions go on for `server.shutdown_grace`, SIGINT
+    does not. Exits 0 after either, 1 when it cannot go on."""
     parser = argparse.ArgumentParser(prog="hermes front-process")
     parser.add_argument("--settings", type=int, required=True, help="fd of the settings as JSON")
-    parser.add_argument("--broker", type=int, required=True, help="fd of the broker socket")
-    parser.add_argument("--status", type=int, required=True, help="fd to write one line to when listening, or why not")
+    parser.add_argument("--control", type=int, required=True, help="fd of the control socket")
+    parser.add_argument("--status", type=int, required=True, help="fd to write lines to: listening, failed, alive")
     parser.add_argument("--listen", type=int, action="append", required=True, help="fd of a listening socket")
     parser.add_argument("--lock", type=int, help="fd of the data directory's lock, held by being open")
     fds = parser.parse_args(sys.argv[2:])
     with os.fdopen(fds.settings, "rb") as file:
         settings = Settings.model_validate_json(file.read())
     log.configure(settings.logging, process="front")
-    status = os.fdopen(fds.status, "w", buffering=1)
+    report = Report(fds.status)
     try:
         drop_privileges(settings.sensor.user)
-        asyncio.run(_run(settings, handler, fds.broker, fds.listen, status.write))
+        asyncio.run(_run(settings, handler, fds.control, fds.listen, report))
     except HermesError as error:
-        with contextlib.suppress(OSError):
-            status.write(f"failed {error}\n")
+        report(f"failed {error}")
         raise SystemExit(1) from None
 
 
@@ -85,31 +86,40 @@ def drop_privileges(user: str) -> None:
 
 
 async def _run(
-    settings: Settings, handler: SessionHandler, broker_fd: int, listen_fds: list[int], report: Callable[[str], object]
+    settings: Settings, handler: SessionHandler, control_fd: int, listen_fds: list[int], report: Report
 ) -> None:  # fmt: skip
-    stop = asyncio.Event()
+    drain, stop = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     log.handle_loop_exceptions(loop)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGTERM, drain.set)
+    loop.add_signal_handler(signal.SIGINT, stop.set)
     if settings.recording.enabled:
         _check_writable(settings.recordings_dir, settings.sensor.user)
     journal = Journal(settings.journal_path, sensor=settings.sensor.name, lines=_lines(settings))
     journal.open()
     try:
         async with TaskOwner("front-process") as tasks:
-            pool = ContainerPool(socket.socket(fileno=broker_fd), on_event=lambda event: _state(journal, event))
+            patience = settings.container_pool.allocation_timeout
+            pool = ContainerPool(on_event=lambda event: _state(journal, event), patience=patience)
             await pool.start()
             sessions = Sessions(settings, journal, pool, handler, tasks)
             front = Front(
                 settings, journal, load_or_make(settings.keys_dir),
                 handler=sessions.run_channel, on_channel_opened=sessions.prepare, on_session_over=sessions.over,
             )  # fmt: skip
+            control = ControlSocket(
+                socket.socket(fileno=control_fd), on_peer=lambda sock, said: _attach(sock, said, pool, journal),
+                on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, journal),
+            )  # fmt: skip
+            control.start()
             sockets = [socket.socket(fileno=fd) for fd in listen_fds]
             gc.collect()
             gc.freeze()
             gc.set_threshold(10_000, 10, 10)
-            await front.listen(sockets)
+            try:
+                await front.listen(sockets)
+            except OSError as error:  # another program has begun to listen since the launcher bound them
+                raise MachineError(f"cannot listen: {error.strerror}") from error
             journal.emit(
                 events.SensorStarted(
                     version=hermes.__version__,
@@ -118,21 +128,40 @@ async def _run(
                     image=settings.container_pool.image,
                 )
             )
-            report("listening\n")
+            report("listening")
+            tasks.spawn(report.stay_alive(), name="alive")
             over = [
                 tasks.spawn(stop.wait(), name="stop"),
-                tasks.spawn(pool.closed.wait(), name="broker"),
+                tasks.spawn(drain.wait(), name="drain"),
+                tasks.spawn(control.closed.wait(), name="launcher"),
             ]
             await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+            if drain.is_set() and not stop.is_set():
+                await front.drain(stop)
+            control.close()
             await front.close()
             await sessions.close()
             await pool.close()
             with contextlib.suppress(JournalError):  # it has said so itself
-                journal.emit(events.SensorStopped(reason="asked to" if stop.is_set() else "the broker is gone"))
+                journal.emit(events.SensorStopped(reason="the launcher is gone" if control.closed.is_set() else "asked to"))
     finally:
         journal.close()
-    if not stop.is_set():
-        raise EngineError("the broker is gone")
+
+
+def _attach(sock: socket.socket, said: Peer, pool: ContainerPool, journal: Journal) -> None:
+    """Talk with this broker from now on, and state what died before."""
+    pool.attach(sock)
+    with contextlib.suppress(JournalError):  # it has said so itself
+        for process, how in said.deaths:
+            journal.emit(events.SensorRecovered(process=process, reason=how))
+
+
+def _reload(settings: Settings, said: Reload, front: Front, journal: Journal) -> None:
+    """Take over the settings, for connections that come from now on."""
+    log.configure(settings.logging, process="front")
+    front.reconfigure(settings)
+    with contextlib.suppress(JournalError):  # it has said so itself
+        journal.emit(events.SensorReloaded(changed=said.changed, ignored=said.ignored))
 
 
 def _check_writable(directory: Path, user: str) -> None:

@@ -1,5 +1,6 @@
 """What an operator meets when things go wrong: one clear line, no traceback, nothing left behind, and back to work."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -7,12 +8,14 @@ import socketserver
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tests.sensors import HERMES, Sensor, Start, free_port, left_behind, let_through, wait_until
+from tests.sensors import CLIENT, HERMES, Sensor, Start, free_port, left_behind, let_through, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -212,16 +215,82 @@ def test_everything_killed_at_once_the_next_start_cleans_up(start: Start) -> Non
     assert left_behind(sensor.data_dir) == []
 
 
+@contextlib.contextmanager
+def session(sensor: Sensor, command: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A session in which `command` has said `ready` and goes on."""
+    ssh = ["sshpass", "-p", "root", "ssh", *CLIENT, "-p", str(sensor.port), "root@127.0.0.1", command]
+    with subprocess.Popen(ssh, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"ready\n"
+        yield client
+
+
 @pytest.mark.parametrize("name", ["front", "broker"])
-def test_a_process_that_dies_is_started_afresh(start: Start, name: str) -> None:
+def test_a_process_that_dies_is_started_afresh_and_the_other_goes_on(start: Start, name: str) -> None:
     sensor = start()
     before = sensor.pids()
-    os.kill(before[name], signal.SIGKILL)
+    with session(sensor, "echo found >/root/evidence; echo ready; sleep 1000") as client:
+        os.kill(before[name], signal.SIGKILL)
+        assert client.wait(60) == 255
     wait_until(lambda: len(now := sensor.pids()) == 2 and now[name] != before[name])
     assert wait_until(lambda: sensor.ssh("echo back").stdout) == b"back\n"
+    other = "broker" if name == "front" else "front"
+    assert sensor.pids()[other] == before[other]
     assert sensor.stop() == 0
     assert f"the {name} died (killed by SIGKILL)" in sensor.said()
+    assert "Traceback" not in sensor.said()
     assert left_behind(sensor.data_dir) == []
+    events = [msgspec.json.decode(line) for line in (sensor.data_dir / "journal" / "events.jsonl").read_bytes().splitlines()]
+    assert [event["process"] for event in events if event["event"] == "sensor.recovered"] == [name]
+    assert name == "broker" or list(sensor.data_dir.glob("stopped/*/changes/root/evidence")), (
+        "what the session changed is not kept"
+    )
+
+
+def test_sigterm_lets_sessions_come_to_their_end_and_takes_no_more(start: Start) -> None:
+    sensor = start(server__shutdown_grace="60")
+    with session(sensor, "echo ready; read line; echo $line") as client:
+        sensor.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: sensor.ssh("echo in").returncode == 255)
+        out, _ = client.communicate(b"to the end\n", timeout=60)
+        assert (out, client.returncode) == (b"to the end\n", 0)
+    assert sensor.process.wait(30) == 0
+    assert left_behind(sensor.data_dir) == []
+    assert {one["cause"] for one in sensor.sessions(ended=1)} == {"client"}
+
+
+def test_a_second_signal_cuts_the_grace_short(start: Start) -> None:
+    sensor = start(server__shutdown_grace="1000")
+    with session(sensor, "echo ready; sleep 1000") as client:
+        sensor.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: sensor.ssh("echo in").returncode == 255)
+        assert sensor.process.poll() is None
+        assert sensor.stop(signal.SIGTERM) == 0
+        assert client.wait(30) == 255
+    (one,) = sensor.sessions(ended=1)
+    assert one["cause"] == "shutdown"
+
+
+def test_sighup_reads_the_settings_again(start: Start, tmp_path: Path) -> None:
+    config = tmp_path / "hermes.yaml"
+    config.write_text("authentication: {passwords: {root: [root]}}\n")
+    sensor = start(config=config)
+    assert sensor.ssh("true", password="second").returncode == 5
+    with session(sensor, "echo ready; read line; echo $line") as client:
+        config.write_text("authentication: {passwords: {root: [second]}}\ncontainer_pool: {hostname: other, size: 1}\n")
+        sensor.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: sensor.ssh("true", password="second").returncode == 0)
+        assert client.communicate(b"still here\n", timeout=60)[0] == b"still here\n"
+    assert sensor.ssh("true", password="root").returncode == 5
+    assert sensor.ssh("uname -n", password="second").stdout != b"other\n"
+    config.write_text("authentication: {passwords: 7}\n")
+    sensor.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "settings not reloaded" in sensor.said())
+    assert sensor.ssh("true", password="second").returncode == 0
+    assert sensor.stop() == 0
+    reloaded = next(line for line in sensor.said().splitlines() if "settings reloaded" in line)
+    assert "authentication.passwords" in reloaded
+    assert "container_pool.hostname" in reloaded.partition("wait_for_a_restart")[2]
 
 
 def test_an_attacker_who_kills_everything_in_the_box(start: Start) -> None:

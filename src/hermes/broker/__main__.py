@@ -1,4 +1,4 @@
-"""The broker's process: the only one that keeps root's power. Started by the launcher; serves one front, then ends."""
+"""The broker's process: the only one that keeps root's power. Started by the launcher; serves one front after the other."""
 
 import argparse
 import asyncio
@@ -17,9 +17,9 @@ from hermes.broker.engines.base import Engine
 from hermes.broker.forensics import Forensics
 from hermes.broker.launcher import instance_of, runtime_dir
 from hermes.broker.pool import Pool
-from hermes.broker.server import BrokerServer
+from hermes.broker.server import Fronts
 from hermes.config import Settings
-from hermes.container.messages import BrokerEvent
+from hermes.container import BrokerEvent, ControlSocket, Report
 from hermes.errors import EngineError, HermesError, ImageError, MachineError
 from hermes.tasks import TaskOwner
 
@@ -27,11 +27,11 @@ logger = structlog.get_logger(__name__)
 
 
 def main() -> None:
-    """Run the broker until the launcher ends it or the front is gone."""
+    """Run the broker until the launcher ends it or is gone."""
     parser = argparse.ArgumentParser(prog="hermes.broker")
     parser.add_argument("--settings", type=int, required=True, help="fd of the settings as JSON")
-    parser.add_argument("--front", type=int, required=True, help="fd of the broker socket")
-    parser.add_argument("--status", type=int, required=True, help="fd to write lines to: progress, ready, failed")
+    parser.add_argument("--control", type=int, required=True, help="fd of the control socket")
+    parser.add_argument("--status", type=int, required=True, help="fd to write lines to: progress, ready, failed, alive")
     parser.add_argument("--lock", type=int, help="fd of the data directory's lock, held by being open")
     fds = parser.parse_args()
     linux.set_parent_death_signal(signal.SIGTERM)
@@ -39,15 +39,10 @@ def main() -> None:
         settings = Settings.model_validate_json(file.read())
     log.configure(settings.logging, process="broker")
     os.umask(0o077)
-    status = os.fdopen(fds.status, "w", buffering=1)
-
-    def report(line: str) -> None:
-        with contextlib.suppress(OSError):  # the launcher is gone, and its death signal on the way
-            status.write(line.replace("\n", " ") + "\n")
-
+    report = Report(fds.status)
     try:
         with target_image(settings) as target:
-            asyncio.run(_run(settings, make_engine(settings, target), fds.front, report))
+            asyncio.run(_run(settings, make_engine(settings, target), fds.control, report))
     except HermesError as error:
         report(f"failed {error}")
         raise SystemExit(1) from None
@@ -84,18 +79,19 @@ def target_image(settings: Settings) -> Iterator[image.Image | None]:
         yield image.set_hostname(target, pool.hostname)
 
 
-async def _run(settings: Settings, engine: Engine, front_fd: int, report: Callable[[str], None]) -> None:
+async def _run(settings: Settings, engine: Engine, control_fd: int, report: Report) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    log.handle_loop_exceptions(loop)
     config = settings.container_pool
-    server = BrokerServer(socket.socket(fileno=front_fd))
+    fronts = Fronts()
     start = _Start(config.size, report)
 
     def emit(fact: BrokerEvent) -> None:
         start.saw(fact)
-        server.emit(fact)
+        fronts.emit(fact)
 
     report(f"progress starting the {config.engine} engine")
     if not await _started(engine, stop):
@@ -108,11 +104,16 @@ async def _run(settings: Settings, engine: Engine, front_fd: int, report: Callab
         except OSError as error:
             raise MachineError(f"cannot use {forensics.directory}: {error.strerror}") from error
         pool = Pool(engine, config, emit=emit, forensics=forensics)
+        control = ControlSocket(
+            socket.socket(fileno=control_fd), on_peer=lambda sock, _: fronts.connect(sock),
+            on_reload=lambda fresh, _: pool.reconfigure(Settings.model_validate_json(fresh).container_pool),
+        )  # fmt: skip
         try:
+            control.start()
             await pool.start()
-            server.start(pool)
+            fronts.start(pool)
             async with TaskOwner("broker") as tasks:
-                over = [tasks.spawn(stop.wait(), name="stop"), tasks.spawn(server.closed.wait(), name="front")]
+                over = [tasks.spawn(stop.wait(), name="stop"), tasks.spawn(control.closed.wait(), name="launcher")]
                 begun = [tasks.spawn(pool.ready.wait(), name="ready"), tasks.spawn(start.failed.wait(), name="failed")]
                 await asyncio.wait([*over, *begun], return_when=asyncio.FIRST_COMPLETED)
                 if start.failed.is_set() and not pool.ready.is_set():
@@ -121,9 +122,11 @@ async def _run(settings: Settings, engine: Engine, front_fd: int, report: Callab
                 gc.collect()
                 gc.freeze()
                 report("ready")
+                tasks.spawn(report.stay_alive(), name="alive")
                 await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await server.close()
+            control.close()
+            await fronts.close()
             await pool.close()
             await forensics.close()
     finally:

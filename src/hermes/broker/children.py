@@ -119,11 +119,13 @@ class Children:
                 child.code = os.waitstatus_to_exitcode(status)
                 child.ended.set()
 
-    async def end(self, child: Child, *, patience: float, log: Callable[[str], object]) -> None:
+    async def end(
+        self, child: Child, *, patience: float, log: Callable[[str], object], ask: signal.Signals = signal.SIGTERM
+    ) -> None:
         """Ask the child to end; after `patience` seconds, make it."""
         if child.ended.is_set():
             return
-        os.kill(child.pid, signal.SIGTERM)
+        os.kill(child.pid, ask)
         try:
             async with asyncio.timeout(patience):
                 await child.ended.wait()
@@ -133,17 +135,18 @@ class Children:
             await child.ended.wait()
 
     async def end_orphans(self, *, patience: float, log: Callable[[str], object]) -> None:
-        """Kill whatever else is below this process, and what becomes its child by that, until nothing is left or time is up."""
+        """Kill whatever is below this process and none of its own, and what becomes its child by that, until nothing is left
+        or time is up."""
         try:
             async with asyncio.timeout(patience):
-                while pids := _below():
+                while pids := _below() - self._children.keys():
                     for pid in pids:
                         with contextlib.suppress(ProcessLookupError):
                             os.kill(pid, signal.SIGKILL)
                     await asyncio.sleep(0.01)
                     self._reap()
         except TimeoutError:
-            log(f"processes do not end yet: {', '.join(map(str, sorted(_below())))}")
+            log(f"processes do not end yet: {', '.join(map(str, sorted(_below() - self._children.keys())))}")
 
 
 def _below() -> set[int]:

@@ -135,6 +135,13 @@ class Pool:
             self._courtesy_ends = time.monotonic() + COURTESY
             self._turn()
 
+    def reconfigure(self, config: ContainerPoolConfig) -> None:
+        """Hold these numbers from now on (`hermes.config.reload` says which can change); boxes are made as before."""
+        self._config = config
+        while len(self._warm) > config.size:
+            self._stop(self._warm.popleft())
+        self._turn()
+
     def status(self) -> PoolStatus:
         """What the pool holds."""
         return PoolStatus(

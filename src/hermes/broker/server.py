@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import socket
+from collections import deque
 
 import structlog
 
@@ -32,7 +33,7 @@ MAX_ASKING = 10_000
 MAX_QUEUED = 4096
 """Answers that wait for a front that does not read; past it the front is cut off."""
 MAX_QUEUED_FACTS = 1024
-"""Facts among them; past it facts are dropped, and counted."""
+"""Facts among them, and facts that wait for the next front while there is none; past it facts are dropped, and counted."""
 MAX_REASON = 500
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -70,10 +71,15 @@ class BrokerServer:
         elif not self._packets.closed:
             self._send(fact)
 
-    async def close(self) -> None:
-        """Hang up and release everything the front holds."""
+    def hang_up(self) -> None:
+        """Release everything the front holds, and hear it no more."""
         self._packets.close()
         self._release_all()
+        self.closed.set()
+
+    async def close(self) -> None:
+        """Hang up, and return when nothing is under way any more."""
+        self.hang_up()
         await self._tasks.close()
 
     # ---- from the front
@@ -157,6 +163,59 @@ class BrokerServer:
             for session_id in self._held:
                 self._pool.release(session_id)
         self._held.clear()
+
+
+class Fronts:
+    """The fronts of this broker, one after the other. What the broker states while there is none waits for the next."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        """Facts dropped because no front came."""
+        self._pool: Pool | None = None
+        self._server: BrokerServer | None = None
+        self._sock: socket.socket | None = None
+        self._kept: deque[BrokerEvent] = deque()
+
+    def start(self, pool: Pool) -> None:
+        """Begin to serve boxes of that pool to whoever is there or comes."""
+        self._pool = pool
+        if self._sock is not None:
+            self._serve(pool, self._sock)
+
+    def connect(self, sock: socket.socket) -> None:
+        """Serve the front at the other end of `sock` from now on; one before it has lost what it held."""
+        if self._sock is not None and self._server is None:
+            self._sock.close()
+        self._sock = sock
+        if self._pool is not None:
+            self._serve(self._pool, sock)
+
+    def emit(self, fact: BrokerEvent) -> None:
+        """State a fact."""
+        if self._server is not None and not self._server.closed.is_set():
+            self._server.emit(fact)
+            return
+        if len(self._kept) >= MAX_QUEUED_FACTS:
+            self._kept.popleft()
+            self.dropped += 1
+            if self.dropped.bit_count() == 1:
+                log.warning("no front is there to hear; facts are dropped", dropped=self.dropped)
+        self._kept.append(fact)
+
+    async def close(self) -> None:
+        """Hang up and release everything that is held."""
+        if self._server is not None:
+            await self._server.close()
+        elif self._sock is not None:
+            self._sock.close()
+
+    def _serve(self, pool: Pool, sock: socket.socket) -> None:
+        if self._server is not None:
+            self._server.hang_up()
+        self._server = BrokerServer(sock)
+        self._server.start(pool)
+        while self._kept:
+            self._server.emit(self._kept.popleft())
 
 
 def _checked(session_id: str) -> str:

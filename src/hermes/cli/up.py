@@ -23,7 +23,7 @@ def up(config: ConfigOption = None, overrides: SetOption = None) -> None:
         else:
             _say(line)
 
-    launch(settings, progress)
+    launch(settings, progress, read_again=lambda: load_settings(config, overrides))
 
 
 def _say(line: str) -> None:

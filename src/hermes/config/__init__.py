@@ -14,6 +14,7 @@ from hermes.config.models import (
     ServerConfig,
     Settings,
 )
+from hermes.config.reload import Reload, reload
 
 __all__ = [
     "AuthenticationConfig",
@@ -24,9 +25,11 @@ __all__ = [
     "Loaded",
     "LoggingConfig",
     "RecordingConfig",
+    "Reload",
     "SecurityConfig",
     "SensorConfig",
     "ServerConfig",
     "Settings",
     "load",
+    "reload",
 ]

@@ -102,6 +102,8 @@ class ServerConfig(Section):
     """Seconds without a byte in either direction after which a session ends; 0 for no limit."""
     session_timeout: Seconds = 3600
     """Seconds after which a session ends whatever it does; 0 for no limit."""
+    shutdown_grace: Seconds = 10
+    """Seconds that sessions may go on after SIGTERM, while nobody new is let in; a second signal, or Ctrl-C, cuts them short."""
     max_auth_tries: int = Field(default=6, ge=1, le=1000)
     """Failed authentication tries after which the connection is cut (sshd's `MaxAuthTries`)."""
     max_connections: int = Field(default=1000, ge=1)

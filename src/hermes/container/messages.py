@@ -1,8 +1,9 @@
-"""What the front says to the broker and to a box, and back: the two protocols, as typed records.
+"""What the front says to the broker and to a box, and back, and the launcher to both: the protocols, as typed records.
 
-Both run over `AF_UNIX` `SOCK_SEQPACKET` sockets: one packet is one message (msgpack, tagged), file descriptors ride along
+All run over `AF_UNIX` `SOCK_SEQPACKET` sockets: one packet is one message (msgpack, tagged), file descriptors ride along
 as `SCM_RIGHTS`. The *broker socket* asks for boxes. The *box socket*, handed out with an allocated box, starts processes in that
-one box: at its other end stands the box's spawner, or a stand-in that speaks the engine's own exec API.
+one box: at its other end stands the box's spawner, or a stand-in that speaks the engine's own exec API. The *control socket* is
+the launcher's to each of the two: nothing is said back.
 """
 
 from typing import Literal, TypeAlias
@@ -157,14 +158,35 @@ class BrokerEvent(_Message, frozen=True, kw_only=True):
     fields: dict[str, str | int | float | bool | None]
 
 
+# ---- control socket: launcher -> front, launcher -> broker
+
+
+class Peer(_Message, frozen=True, kw_only=True):
+    """The other of the two has started; this process's end of the broker socket between them rides along as one fd."""
+
+    deaths: list[tuple[str, str]] = []
+    """Processes that died since the two were last connected: name, and how."""
+
+
+class Reload(_Message, frozen=True, kw_only=True):
+    """The operator changed settings; all that are in effect now ride along as JSON, in one fd that is read from its beginning."""
+
+    changed: list[str]
+    """Their keys."""
+    ignored: list[str]
+    """Keys of settings that were changed and wait for a restart."""
+
+
 BrokerRequest: TypeAlias = Allocate | Release | Status
 BrokerReply: TypeAlias = Allocated | Refused | PoolStatus | BrokerEvent
+ControlMessage: TypeAlias = Peer | Reload
 
 encode = msgspec.msgpack.Encoder().encode
 decode_box_request = msgspec.msgpack.Decoder(BoxRequest).decode
 decode_box_reply = msgspec.msgpack.Decoder(BoxReply).decode
 decode_broker_request = msgspec.msgpack.Decoder(BrokerRequest).decode
 decode_broker_reply = msgspec.msgpack.Decoder(BrokerReply).decode
+decode_control = msgspec.msgpack.Decoder(ControlMessage).decode
 
 SIGNALS: tuple[str, ...] = ("ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM", "USR1", "USR2")
 """Signals that RFC 4254 (6.9) names."""

@@ -39,16 +39,25 @@ class _Lease:
 
 
 class ContainerPool:
-    """Ask the broker for containers. `closed` is set when the broker is gone (or after `close()`): nothing can be allocated
-    any more, and the containers held are about to be lost.
+    """Ask the broker for containers. When the broker is gone, the containers held are about to be lost, and whoever wants one
+    waits `patience` seconds for another broker (`attach`). `closed` is set when that was in vain, or after `close()`:
+    nothing is allocated then.
 
-    `on_event` is called with each fact the broker states.
+    `on_event` is called with each fact the broker states. `sock` None: no broker is there yet.
     """
 
-    def __init__(self, sock: socket.socket, *, on_event: Callable[[BrokerEvent], None] | None = None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket | None = None,
+        *,
+        on_event: Callable[[BrokerEvent], None] | None = None,
+        patience: float = 0.0,
+    ) -> None:
         self.on_event = on_event
         self.closed = asyncio.Event()
         self._sock = sock
+        self._patience = patience
+        self._giving_up: asyncio.TimerHandle | None = None
         self._packets: PacketSocket[BrokerReply] | None = None
         self._gone: str | None = "not started"
         self._leases: dict[str, _Lease] = {}
@@ -57,10 +66,32 @@ class ContainerPool:
         self._status: asyncio.Future[PoolStatus | str] | None = None
 
     async def start(self) -> None:
-        """Begin to talk with the broker."""
-        self._packets = PacketSocket(self._sock, decode_broker_reply, self._received, self._lost, max_queue=65536)
+        """Begin to talk with the broker, or to wait for one."""
+        if self._sock is not None:
+            self.attach(self._sock)
+        else:
+            self._wait_for_broker("no broker is there")
+
+    @property
+    def attached(self) -> bool:
+        """A broker is there."""
+        return self._packets is not None and not self._packets.closed
+
+    def attach(self, sock: socket.socket) -> None:
+        """Talk with this broker from now on, instead of the one before; whoever waits for a container waits for one of its."""
+        if self._packets is not None:
+            self._packets.close()
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
+        self._stale.clear()
+        self._packets = PacketSocket(sock, decode_broker_reply, self._received, self._lost, max_queue=65536)
         self._packets.start()
         self._gone = None
+        self.closed.clear()
+        for session_id, lease in self._leases.items():
+            if not lease.answer.done():
+                self._packets.send(encode(Allocate(session_id=session_id)))
 
     async def allocate(self, session_id: str, timeout: float | None = None) -> Container:
         """Return the session's container: the same one each time, until it was released as often as it was allocated.
@@ -70,7 +101,8 @@ class ContainerPool:
         """
         lease = self._leases.get(session_id)
         if lease is None:
-            self._send(Allocate(session_id=session_id))
+            if self._giving_up is None:
+                self._send(Allocate(session_id=session_id))
             lease = self._leases[session_id] = _Lease(asyncio.get_running_loop().create_future())
         lease.holders += 1
         try:
@@ -104,17 +136,17 @@ class ContainerPool:
 
     async def close(self) -> None:
         """Stop every container held, and hang up: the broker then releases whatever this front had."""
-        if self._packets is None:
-            self._sock.close()
-        else:
+        if self._packets is not None:
             self._packets.close()
+        elif self._sock is not None:
+            self._sock.close()
         for lease in self._leases.values():
             if lease.container is not None:
                 lease.container.stop()
         self._end("the pool is closed")
 
     def _send(self, message: BrokerRequest) -> None:
-        if self._gone is not None or self._packets is None:
+        if self._gone is not None or self._packets is None or self._packets.closed:
             raise AllocationError(self._gone or "not started")
         if not self._packets.send(encode(message)):
             raise AllocationError("the broker does not answer")
@@ -131,7 +163,7 @@ class ContainerPool:
         self._send_release(session_id)
 
     def _send_release(self, session_id: str) -> None:
-        if self._packets is None or self._gone is not None:
+        if not self.attached or self._packets is None:
             return
         if not self._packets.send(encode(Release(session_id=session_id))):
             # A box that cannot be released would be held for ever: rather hang up, and have the broker release all.
@@ -182,10 +214,23 @@ class ContainerPool:
 
     def _lost(self, reason: str) -> None:
         log.error("the broker is gone", reason=reason)
-        self._end("the broker is gone")
+        if self._status is not None:
+            self._status.set_result("the broker is gone")
+            self._status = None
+        self._wait_for_broker("the broker is gone")
+
+    def _wait_for_broker(self, reason: str) -> None:
+        self._gone = reason
+        if self._patience:
+            self._giving_up = asyncio.get_running_loop().call_later(self._patience, self._end, reason)
+        else:
+            self._end(reason)
 
     def _end(self, reason: str) -> None:
         self._gone = reason
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
         self.closed.set()
         for lease in self._leases.values():
             if not lease.answer.done():

@@ -1,6 +1,7 @@
 """The SSH front: listens, lets asyncssh parse, and hands each channel's process to the session handler."""
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -60,6 +61,8 @@ class Front:
         self._tasks = TaskOwner("front")
         self._servers: list[asyncio.Server] = []
         self._refused_logged = 0.0
+        self._drained: asyncio.Event | None = None
+        self._host_keys = host_keys
         self._options = _options(settings, host_keys, lambda: Visitor(self))
 
     async def listen(self, sockets: Sequence[socket.socket]) -> None:
@@ -71,11 +74,44 @@ class Front:
             server = await loop.create_server(lambda: Connection(loop, self._options, proxied=proxied), sock=sock, backlog=1024)
             self._servers.append(server)
 
-    async def close(self) -> None:
-        """Accept no more, end every connection, and return when every channel's evidence is closed."""
+    def reconfigure(self, settings: Settings) -> None:
+        """Treat connections that come from now on by these settings."""
+        self.settings = settings
+        self._options = _options(settings, self._host_keys, lambda: Visitor(self))
+
+    async def drain(self, stop: asyncio.Event) -> None:
+        """Accept no more, end who is not in, and return when every session is over, time is up, or `stop` is set.
+
+        Sessions have `server.shutdown_grace` seconds.
+        """
+        self._accept_no_more()
+        for visitor in list(self.visitors):
+            if visitor.session is None:
+                visitor.shut_down()
+        self._drained = asyncio.Event()
+        self._note_if_drained()
+        with contextlib.suppress(TimeoutError):
+            async with TaskOwner("drain") as tasks, asyncio.timeout(self.settings.server.shutdown_grace):
+                ends = [tasks.spawn(stop.wait(), name="stop"), tasks.spawn(self._drained.wait(), name="drained")]
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+
+    def gone(self, visitor: Visitor) -> None:
+        """The visitor's connection is lost."""
+        self.visitors.discard(visitor)
+        self._note_if_drained()
+
+    def _note_if_drained(self) -> None:
+        if self._drained is not None and not self.visitors:
+            self._drained.set()
+
+    def _accept_no_more(self) -> None:
         self.closing = True
         for server in self._servers:
             server.close()
+
+    async def close(self) -> None:
+        """Accept no more, end every connection, and return when every channel's evidence is closed."""
+        self._accept_no_more()
         for visitor in list(self.visitors):
             visitor.shut_down()
         await asyncio.sleep(0)

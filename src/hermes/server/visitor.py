@@ -102,7 +102,7 @@ class Visitor(asyncssh.SSHServer):
         self._disarm()
         if self not in self.front.visitors:
             return
-        self.front.visitors.discard(self)
+        self.front.gone(self)
         if self._cause is None:
             self._cause = _cause_of(exc)
         self._ended = time.monotonic()

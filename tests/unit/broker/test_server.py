@@ -11,7 +11,7 @@ import pytest_asyncio
 from hermes.broker import server as server_module
 from hermes.broker.engines.base import Engine
 from hermes.broker.pool import Pool
-from hermes.broker.server import BrokerServer
+from hermes.broker.server import BrokerServer, Fronts
 from hermes.config import ContainerPoolConfig
 from hermes.container import BrokerEvent, Container, ContainerPool
 from hermes.container.messages import (
@@ -424,3 +424,98 @@ async def test_facts_after_the_front_is_gone_hurt_nobody(house: House) -> None:
     house.sock.close()
     await house.cut_off()
     house.server.emit(BrokerEvent(kind="pool.ready", fields={}))
+
+
+# ---- fronts, one after the other
+
+
+class Row:
+    """A broker's fronts: each comes with a new socket."""
+
+    def __init__(self, pool: Pool, fronts: Fronts) -> None:
+        self.pool = pool
+        self.fronts = fronts
+        self.came: list[ContainerPool] = []
+        self.events: list[BrokerEvent] = []
+
+    async def comes(self) -> ContainerPool:
+        theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.fronts.connect(theirs)
+        front = ContainerPool(ours, on_event=self.events.append)
+        await front.start()
+        self.came.append(front)
+        return front
+
+
+@pytest_asyncio.fixture
+async def row() -> AsyncIterator[Row]:
+    engine = FakeEngine()
+    fronts = Fronts()
+    pool = Pool(engine, ContainerPoolConfig(size=1), emit=fronts.emit, backoff=(0.01, 0.05))
+    await engine.start()
+    await pool.start()
+    await asyncio.wait_for(pool.ready.wait(), PATIENCE)
+    row = Row(pool, fronts)
+    yield row
+    for front in row.came:
+        await front.close()
+    await fronts.close()
+    await pool.close()
+    await engine.close()
+
+
+@pytest.mark.asyncio
+async def test_what_a_dead_front_held_is_stopped_and_the_next_is_told(row: Row) -> None:
+    row.fronts.start(row.pool)
+    first = await row.comes()
+    container = await first.allocate("one")
+    await first.close()
+
+    async def is_released() -> bool:
+        return row.pool.status().active == 0
+
+    await eventually(is_released)
+    second = await row.comes()
+
+    async def is_told() -> bool:
+        await second.status()
+        return any(it.kind == "container.stopped" and it.fields["container_id"] == container.id for it in row.events)
+
+    await eventually(is_told)
+    assert (await second.allocate("one")).id != container.id
+
+
+@pytest.mark.asyncio
+async def test_a_front_that_comes_before_the_old_one_is_known_to_be_dead(row: Row) -> None:
+    row.fronts.start(row.pool)
+    first = await row.comes()
+    await first.allocate("one")
+    second = await row.comes()
+    await asyncio.wait_for(first.closed.wait(), PATIENCE)
+    assert (await second.status()).active == 0
+
+
+@pytest.mark.asyncio
+async def test_a_front_that_comes_before_the_pool_is_served_once_it_is_there(row: Row) -> None:
+    await row.comes()
+    front = await row.comes()
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(front.allocate("one"))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        row.fronts.start(row.pool)
+        assert (await waiting).id
+    assert row.came[0].closed.is_set()
+
+
+@pytest.mark.asyncio
+async def test_facts_wait_for_a_front_in_order_and_not_without_end(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "MAX_QUEUED_FACTS", 3)
+    row.fronts._kept.clear()
+    for number in range(5):
+        row.fronts.emit(BrokerEvent(kind="container.lost", fields={"container_id": str(number)}))
+    assert row.fronts.dropped == 2
+    row.fronts.start(row.pool)
+    front = await row.comes()
+    await front.status()
+    assert [it.fields["container_id"] for it in row.events] == ["2", "3", "4"]

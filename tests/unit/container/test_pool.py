@@ -329,3 +329,106 @@ async def test_before_start_and_after_close_nothing_is_allocated() -> None:
     assert await refused(pool, "one") == "the pool is closed"
     assert pool.closed.is_set()
     theirs.close()
+
+
+# ---- one broker after the other
+
+
+def reconnected(broker: Broker) -> None:
+    """The broker dies, and another takes its place."""
+    broker.sock.close()
+    ours, broker.sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    broker.sock.setblocking(False)
+    broker.pool.attach(ours)
+
+
+@pytest_asyncio.fixture
+async def patient() -> AsyncIterator[Broker]:
+    broker = Broker()
+    broker.pool = ContainerPool(broker.pool._sock, on_event=broker.events.append, patience=PATIENCE)
+    await broker.pool.start()
+    yield broker
+    await broker.pool.close()
+    broker.sock.close()
+    for box in broker.boxes:
+        box.close()
+
+
+@pytest.mark.asyncio
+async def test_who_waits_for_a_container_gets_one_of_the_next_broker(patient: Broker) -> None:
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(patient.pool.allocate("one"))
+        assert await patient.request() == Allocate(session_id="one")
+        reconnected(patient)
+        assert await patient.request() == Allocate(session_id="one")
+        patient.give("one", "box-2")
+        assert (await waiting).id == "box-2"
+    assert patient.pool.attached
+
+
+@pytest.mark.asyncio
+async def test_who_comes_while_no_broker_is_there_waits_for_one(patient: Broker) -> None:
+    async def die() -> None:
+        await patient.request()
+        patient.sock.close()
+
+    outcome, _ = await asyncio.gather(patient.pool.status(), die(), return_exceptions=True)
+    assert isinstance(outcome, AllocationError)
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(patient.pool.allocate("one"))
+        gives_up = group.create_task(patient.pool.allocate("two"))
+        await asyncio.sleep(0)
+        gives_up.cancel()
+        await asyncio.wait([gives_up])
+        with pytest.raises(AllocationError, match="the broker is gone"):
+            await patient.pool.status()
+        reconnected(patient)
+        assert await patient.request() == Allocate(session_id="one")
+        patient.give("one", "box")
+        await waiting
+    assert patient.nothing_asked()
+
+
+@pytest.mark.asyncio
+async def test_a_container_of_the_dead_broker_is_lost_and_its_session_may_have_another(patient: Broker) -> None:
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(patient.pool.allocate("one"))
+        await patient.request()
+        box = patient.give("one", "box-1")
+    container = first.result()
+    reconnected(patient)
+    box.close()
+    await asyncio.wait_for(container.lost.wait(), PATIENCE)
+    await patient.pool.release("one")
+    async with asyncio.TaskGroup() as group:
+        second = group.create_task(patient.pool.allocate("one"))
+        assert await patient.request() == Release(session_id="one")
+        assert await patient.request() == Allocate(session_id="one")
+        patient.give("one", "box-2")
+    assert second.result().id == "box-2"
+
+
+@pytest.mark.asyncio
+async def test_patience_ends_and_begins_anew_with_a_broker() -> None:
+    pool = ContainerPool(patience=0.01)
+    await pool.start()
+    with pytest.raises(AllocationError, match="no broker is there"):
+        await pool.allocate("one")
+    assert pool.closed.is_set()
+    with pytest.raises(AllocationError, match="no broker is there"):
+        await pool.allocate("two")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.setblocking(False)
+    pool.attach(ours)
+    assert not pool.closed.is_set()
+
+    async def refuse() -> BrokerRequest:
+        asked: BrokerRequest = decode_broker_request(await asyncio.get_running_loop().sock_recv(theirs, MAX_MESSAGE))
+        socket.send_fds(theirs, [encode(Refused(session_id="three", reason="none"))], [])
+        return asked
+
+    outcome, asked = await asyncio.gather(pool.allocate("three"), refuse(), return_exceptions=True)
+    assert asked == Allocate(session_id="three")
+    assert str(outcome) == "none"
+    await pool.close()
+    theirs.close()

@@ -25,6 +25,7 @@ from hermes import events, log
 from hermes.config import Settings
 from hermes.container import BrokerEvent, ContainerPool
 from hermes.errors import AllocationError, EngineError, HermesError, JournalError, MachineError, RecordingError, SpawnError
+from hermes.metrics import Endpoint, Metrics, Watch
 from hermes.recording import SessionRecorder
 from hermes.server.hostkeys import load_or_make
 from hermes.server.process import ChannelProcess
@@ -94,7 +95,8 @@ async def _run(
         loop.add_signal_handler(number, stop.set)
     if settings.recording.enabled:
         _check_writable(settings.recordings_dir, settings.sensor.user)
-    journal = Journal(settings.journal_path, sensor=settings.sensor.name, lines=_lines(settings))
+    metrics = Metrics()
+    journal = Journal(settings.journal_path, sensor=settings.sensor.name, lines=_lines(settings), on_event=metrics.count)
     journal.open()
     try:
         async with TaskOwner("front-process") as tasks:
@@ -105,6 +107,8 @@ async def _run(
                 settings, journal, load_or_make(settings.keys_dir),
                 handler=sessions.run_channel, on_channel_opened=sessions.prepare, on_session_over=sessions.over,
             )  # fmt: skip
+            endpoint = Endpoint(settings.metrics.address, metrics, Watch(front, journal, pool).look)
+            await endpoint.start()
             sockets = [socket.socket(fileno=fd) for fd in listen_fds]
             gc.collect()
             gc.freeze()
@@ -126,6 +130,7 @@ async def _run(
             await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
             await front.close()
             await sessions.close()
+            await endpoint.close()
             await pool.close()
             with contextlib.suppress(JournalError):  # it has said so itself
                 journal.emit(events.SensorStopped(reason="asked to" if stop.is_set() else "the broker is gone"))

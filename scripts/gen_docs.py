@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write what docs/reference/ says of commands, settings and events. With --check, only say whether it is up to date."""
+"""Write what docs/reference/ says of commands, settings, events and metrics. With --check, only say whether it is up to date."""
 
 import argparse
 import ast
@@ -15,6 +15,7 @@ from hermes.cli import app
 from hermes.config.fields import SECTIONS, SETTINGS, Setting
 from hermes.config.models import Settings
 from hermes.config.render import flow, to_yaml
+from hermes.metrics import CATALOGUE, Metric
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 MADE = "<!-- Made by scripts/gen_docs.py from {source}: change that, then run the script. -->"
@@ -263,6 +264,42 @@ def catalogue() -> str:
     return "\n".join(lines) + "\n"
 
 
+# ---- metrics
+
+METRICS = """\
+# Metrics
+
+Where `metrics.address` says, the front answers `GET /metrics` in Prometheus' text format, or in OpenMetrics to whoever accepts
+that, and `GET /healthz` with a JSON object of what must be well: `listening`, `journal` (events can be written) and `broker` (it
+answers). Health is status 200 when all of it is, else 503. One request a connection, at most eight connections at once, each for
+at most five seconds; answers are up to a second old.
+
+```yaml
+metrics:
+  address: 127.0.0.1:9222
+```
+
+Counters are counted where events are taken into the journal, so the two agree. They begin at 0 with each start of the front.
+A label has the values that stand here, or `other`: no text of an attacker becomes one. Beside these stand `process_…` of the
+client library: CPU time, memory and descriptors of the front.
+"""
+
+
+def metric_row(metric: Metric) -> tuple[str, ...]:
+    labels = []
+    for name, values in metric.labels.items():
+        known = {tuple(events.ALL): "any [event](events.md)", tuple(SETTINGS): "any [setting](configuration.md) that is a limit"}
+        labels.append(f"`{name}`: " + known.get(values, ", ".join(f"`{it}`" for it in values)))
+    source = f"`{metric.event.tag()}`" if metric.event else "every event" if metric.kind == "counter" else "the moment"
+    return f"`{metric.name}`", metric.kind, cell("; ".join(labels)), cell(metric.meaning), source
+
+
+def metrics() -> str:
+    """The text of metrics.md."""
+    rows = table(("Metric", "Type", "Labels", "Meaning", "Taken from"), *map(metric_row, CATALOGUE))
+    return "\n".join([*METRICS.splitlines(), "", MADE.format(source="src/hermes/metrics/catalogue.py"), "", *rows]) + "\n"
+
+
 COMMANDS = """\
 # Commands
 
@@ -295,7 +332,7 @@ def commands() -> str:
     return "\n".join([*lines, *command_lines(typer.main.get_command(app), "hermes")]) + "\n"
 
 
-DOCUMENTS = {"commands.md": commands, "configuration.md": configuration, "events.md": catalogue}
+DOCUMENTS = {"commands.md": commands, "configuration.md": configuration, "events.md": catalogue, "metrics.md": metrics}
 
 
 def main() -> int:

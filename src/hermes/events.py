@@ -29,6 +29,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_d
         return tag
 
 
+CAUSES = (
+    "client", "lost", "protocol-error", "auth-failures", "login-timeout", "idle-timeout", "session-timeout", "limit",
+    "recording-failed", "container-lost", "journal-failed", "shutdown",
+)  # fmt: skip
+"""Why a connection ended."""
+
 # ---- connections
 
 
@@ -49,6 +55,8 @@ class ConnectionRefused(Event, frozen=True, kw_only=True, tag="connection.refuse
     source_ip: str
     source_port: int
     reason: str
+    suppressed: int = 0
+    """Connections of the same network refused for the same reason since the event before, which were only counted."""
 
 
 class ClientVersion(Event, frozen=True, kw_only=True, tag="connection.version"):
@@ -74,7 +82,8 @@ class ClientAlgorithms(Event, frozen=True, kw_only=True, tag="connection.algorit
 
 class ConnectionClosed(Event, frozen=True, kw_only=True, tag="connection.closed"):
     """The connection ended. `cause`: `client`, `lost`, `protocol-error`, `auth-failures`, `login-timeout`, `idle-timeout`,
-    `session-timeout`, `recording-failed`, `container-lost`, `journal-failed` or `shutdown`."""
+    `session-timeout`, `limit` (which one, `limit.reached` says), `recording-failed`, `container-lost`, `journal-failed` or
+    `shutdown`."""
 
     cause: str
     detail: str = ""

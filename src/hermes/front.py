@@ -26,6 +26,7 @@ from hermes.config import Settings
 from hermes.container import BrokerEvent, ContainerPool, ControlSocket, Report
 from hermes.container.messages import Peer, Reload
 from hermes.errors import AllocationError, EngineError, HermesError, JournalError, MachineError, RecordingError, SpawnError
+from hermes.metrics import Endpoint, Metrics, Watch
 from hermes.recording import SessionRecorder
 from hermes.server.hostkeys import load_or_make
 from hermes.server.process import ChannelProcess
@@ -95,7 +96,8 @@ async def _run(
     loop.add_signal_handler(signal.SIGINT, stop.set)
     if settings.recording.enabled:
         _check_writable(settings.recordings_dir, settings.sensor.user)
-    journal = Journal(settings.journal_path, sensor=settings.sensor.name, lines=_lines(settings))
+    metrics = Metrics()
+    journal = Journal(settings.journal_path, sensor=settings.sensor.name, lines=_lines(settings), on_event=metrics.count)
     journal.open()
     try:
         async with TaskOwner("front-process") as tasks:
@@ -112,6 +114,8 @@ async def _run(
                 on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, journal),
             )  # fmt: skip
             control.start()
+            endpoint = Endpoint(settings.metrics.address, metrics, Watch(front, journal, pool).look)
+            await endpoint.start()
             sockets = [socket.socket(fileno=fd) for fd in listen_fds]
             gc.collect()
             gc.freeze()
@@ -141,6 +145,7 @@ async def _run(
             control.close()
             await front.close()
             await sessions.close()
+            await endpoint.close()
             await pool.close()
             with contextlib.suppress(JournalError):  # it has said so itself
                 journal.emit(events.SensorStopped(reason="the launcher is gone" if control.closed.is_set() else "asked to"))

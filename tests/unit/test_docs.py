@@ -15,6 +15,7 @@ from hermes.config import Settings, load
 from hermes.config.fields import BY_ENV, SECTIONS, SETTINGS
 from hermes.config.sources import FOREIGN
 from hermes.events import ALL
+from hermes.metrics import CATALOGUE, Metric
 from tests.unit.readings import readings, settings_read
 from tests.unit.source import ROOT, SRC, modules, tree
 
@@ -75,7 +76,7 @@ def reference(name: str) -> str:
 # ---- references
 
 
-@pytest.mark.parametrize("name", ["commands.md", "configuration.md", "events.md"])
+@pytest.mark.parametrize("name", ["commands.md", "configuration.md", "events.md", "metrics.md"])
 def test_references_are_up_to_date(name: str) -> None:
     assert reference(name) == generator().DOCUMENTS[name](), "run scripts/gen_docs.py"
 
@@ -91,7 +92,7 @@ def test_the_script_says_what_is_not_up_to_date(tmp_path: Path) -> None:
     stale = run("--check")
     assert (stale.returncode, stale.stderr) == (
         1,
-        "not up to date: commands.md, configuration.md, events.md; run scripts/gen_docs.py\n",
+        "not up to date: commands.md, configuration.md, events.md, metrics.md; run scripts/gen_docs.py\n",
     )
     assert not (tmp_path / "docs").exists()
     assert run().returncode == 0
@@ -154,6 +155,13 @@ def test_scripts_know_only_variables_that_hermes_knows_too() -> None:
     named = {name for it in scripts for name in re.findall(r"HERMES_[A-Z_]*[A-Z]", it.read_text())}
     assert "HERMES_PYTHON" in named
     assert {it for it in named if it not in BY_ENV and not FOREIGN.fullmatch(it)} == set()
+
+
+@pytest.mark.parametrize("metric", CATALOGUE, ids=lambda it: it.name)
+def test_every_metric_and_each_of_its_labels_is_documented(metric: Metric) -> None:
+    (row,) = [it for it in reference("metrics.md").splitlines() if it.startswith(f"| `{metric.name}` | {metric.kind} |")]
+    assert metric.meaning in row
+    assert all(f"`{label}`: " in row for label in metric.labels)
 
 
 # ---- no dead settings

@@ -18,6 +18,7 @@ from hermes.config.values import (
     FilePath,
     Image,
     Means,
+    MetricsAddress,
     Password,
     PublicKey,
     Seconds,
@@ -262,6 +263,14 @@ class LoggingConfig(Section):
     """Events as JSON lines besides the journal: `stdout`, `off`, or a file (relative to the journal's directory)."""
 
 
+class MetricsConfig(Section):
+    """What a monitoring system may ask (`docs/reference/metrics.md`)."""
+
+    address: MetricsAddress = "off"
+    """Where metrics and health are served over HTTP: `127.0.0.1:9222`, `"[::1]:9222"`, or a unix socket's absolute path, in
+    a directory that `sensor.user` may write in. They tell about attackers and sensor: loopback only."""
+
+
 class Settings(Section):
     """All settings of one sensor."""
 
@@ -271,6 +280,7 @@ class Settings(Section):
     container_pool: ContainerPoolConfig = ContainerPoolConfig()
     recording: RecordingConfig = RecordingConfig()
     logging: LoggingConfig = LoggingConfig()
+    metrics: MetricsConfig = MetricsConfig()
     data_dir: DataPath = Path("/var/lib/hermes")
     """Where everything is kept: journal, recordings, host keys, images, stopped containers."""
 

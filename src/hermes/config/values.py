@@ -101,6 +101,29 @@ def _address(text: str) -> str:
     return text
 
 
+def parse_metrics_address(text: str) -> tuple[str, int] | str | None:
+    """Read where metrics are served: (host, port) of the loopback, a unix socket's path, or None for `off`.
+
+    Raises ValueError if it is none of these.
+    """
+    wrong = "must be off, a loopback address with its port, such as 127.0.0.1:9222, or a unix socket's absolute path"
+    if text == "off":
+        return None
+    if text.startswith("/"):
+        if not text.isprintable() or text.endswith("/") or len(text.encode()) > 107:
+            raise ValueError("must be the path of a unix socket: printable, at most 107 bytes, no '/' at the end")
+        return text
+    host, port = parse_endpoint(text, 0)
+    if not port or not (host == "localhost" or (_is_ip(host) and ipaddress.ip_address(host).is_loopback)):
+        raise ValueError(wrong)
+    return host, port
+
+
+def _metrics_address(text: str) -> str:
+    parse_metrics_address(text)
+    return text
+
+
 _USER_NAME = re.compile(r"[^\s:/,*\x00-\x1f\x7f-\x9f-][^\s:/,*\x00-\x1f\x7f-\x9f]{0,31}")
 
 
@@ -247,6 +270,9 @@ PublicKey = Annotated[str, AfterValidator(_public_key), Means("an OpenSSH public
 FilePath = Annotated[Path, AfterValidator(_path), Means("a path")]
 EventsTarget = Annotated[
     str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_events), Means("stdout, off, or a path")
+]
+MetricsAddress = Annotated[
+    str, AfterValidator(_metrics_address), Means("off, a loopback address with its port, or the path of a unix socket")
 ]
 DataPath = Annotated[Path, AfterValidator(_path), AfterValidator(_data_dir), Means("a path")]
 Image = Annotated[

@@ -64,6 +64,11 @@ class Visitor(asyncssh.SSHServer):
         return self._settings.banner
 
     @property
+    def open_channels(self) -> int:
+        """Session channels open now."""
+        return len(self._open)
+
+    @property
     def closed(self) -> bool:
         """The connection is gone."""
         return self not in self.front.visitors

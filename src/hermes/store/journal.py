@@ -13,6 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -72,8 +73,8 @@ class Journal:
 
     All methods are called on one thread, the event loop's.
 
-    `lines`: where events go as JSON lines besides. At most `max_waiting` events of together `max_waiting_bytes` bytes wait to
-    be written; beyond that `emit` refuses.
+    `lines`: where events go as JSON lines besides; `on_event` sees each one taken, on any thread. At most `max_waiting` events
+    of together `max_waiting_bytes` bytes wait to be written; beyond that `emit` refuses.
     """
 
     def __init__(
@@ -84,11 +85,13 @@ class Journal:
         lines: Path | Literal["stdout"] | None = None,
         max_waiting: int = 100_000,
         max_waiting_bytes: int = 256 * 2**20,
+        on_event: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self.path = path
         self.sensor = sensor
         self.refused = 0
         """Events that `emit` refused."""
+        self._on_event = on_event
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
         self._lines = None if lines is None else Lines(lines, path)
@@ -145,10 +148,7 @@ class Journal:
         except UnicodeEncodeError:
             event = _without_surrogates(event)
             body = _encode(event)
-        if (
-            len(self._waiting) + len(self._batch) >= self._max_waiting
-            or self._waiting_bytes + len(body) > self._max_waiting_bytes
-        ):
+        if self.waiting >= self._max_waiting or self._waiting_bytes + len(body) > self._max_waiting_bytes:
             self.refused += 1
             raise JournalError(f"{len(self._waiting)} events wait to be written already: {self._trouble or 'the disk is slow'}")
         if not self._accepting:
@@ -156,6 +156,7 @@ class Journal:
             raise JournalError("the journal is not open")
         self._bytes_in += len(body)
         self._waiting.append(_Stated(time.time_ns() // 1000, event, body))
+        self._on_event(event)
         if self._asleep:
             self._asleep = False
             self._wake.set()
@@ -172,6 +173,11 @@ class Journal:
             and len(self._waiting) < self._max_waiting
             and (since is None or time.monotonic() - since < STALL_SECONDS)
         )
+
+    @property
+    def waiting(self) -> int:
+        """Events not committed yet."""
+        return len(self._waiting) + len(self._batch)
 
     async def wait_written(self) -> None:
         """Return when every event emitted so far is committed: from then on it survives a kill -9 of this process.
@@ -355,6 +361,7 @@ class Journal:
 
     def _stated(self, event: Event) -> _Stated:
         body = _encode(event)
+        self._on_event(event)
         self._bytes_out -= len(body)
         return _Stated(time.time_ns() // 1000, event, body)
 

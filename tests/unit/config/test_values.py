@@ -283,3 +283,27 @@ def test_docker_hosts(url: str) -> None:
 )
 def test_what_is_no_docker_host_is_refused(url: str) -> None:
     wrong(values.DockerHost, url)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("off", None),
+        ("127.0.0.1:9222", ("127.0.0.1", 9222)),
+        ("127.8.0.1:1", ("127.8.0.1", 1)),
+        ("[::1]:9222", ("::1", 9222)),
+        ("localhost:80", ("localhost", 80)),
+        ("/run/hermes/metrics.sock", "/run/hermes/metrics.sock"),
+    ],
+)
+def test_where_metrics_are_served(text: str, where: object) -> None:
+    assert right(values.MetricsAddress, text) == text
+    assert values.parse_metrics_address(text) == where
+
+
+@pytest.mark.parametrize(
+    "text", ["", "on", "127.0.0.1", "0.0.0.0:9222", "[::]:9222", "192.0.2.1:9222", "example.com:80", "127.0.0.1:0", "x.sock", "/",
+             "/a\0b", "/run/", "/" + "x" * 107]
+)  # fmt: skip
+def test_metrics_are_not_served_to_everybody(text: str) -> None:
+    wrong(values.MetricsAddress, text)

@@ -485,3 +485,18 @@ def test_a_journal_cannot_make_its_reader_call_functions(path: Path) -> None:
     db = database.connect(path, mode="ro", busy_timeout=1)
     assert db.execute("PRAGMA trusted_schema").fetchone() == (0,)
     db.close()
+
+
+def test_who_watches_sees_what_is_taken_and_nothing_else(path: Path) -> None:
+    seen: list[events.Event] = []
+    path.write_bytes(b"no database" * 1000)
+    journal = Journal(path, sensor="s", max_waiting=2, on_event=seen.append)
+    journal.open()
+    with pytest.raises(JournalError):
+        for number in range(100_000):
+            journal.emit(fact(number))
+    journal.close()
+    with pytest.raises(JournalError):
+        journal.emit(fact(0))
+    assert isinstance(seen[0], events.JournalDamaged)
+    assert len(seen) == len(stored(path, "SELECT id FROM events"))

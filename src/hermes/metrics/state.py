@@ -1,0 +1,87 @@
+"""What is at the moment of asking: the part of the metrics that no event tells."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from hermes.container import PoolStatus
+from hermes.errors import AllocationError
+from hermes.server.ssh import Front
+
+BROKER_PATIENCE = 1.0
+"""Seconds within which a broker that is there answers."""
+STALE_SECONDS = 1.0
+"""For this long an answer is given again instead of asking anew, so that whoever asks often costs little."""
+
+
+class WatchedJournal(Protocol):
+    """What is asked of the journal."""
+
+    @property
+    def healthy(self) -> bool: ...
+    @property
+    def waiting(self) -> int: ...
+
+
+class WatchedPool(Protocol):
+    """What is asked of the pool."""
+
+    async def status(self) -> PoolStatus: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What is, at one moment. `containers` is their number by state; None while the broker does not answer."""
+
+    listening: bool = False
+    connections: int = 0
+    unauthenticated: int = 0
+    sessions: int = 0
+    channels: int = 0
+    journal_healthy: bool = False
+    journal_waiting: int = 0
+    containers: Mapping[str, int] | None = None
+
+    @property
+    def checks(self) -> dict[str, bool]:
+        """What must be true of a sensor that is well."""
+        return {"listening": self.listening, "journal": self.journal_healthy, "broker": self.containers is not None}
+
+
+class Watch:
+    """Looks at the sensor's parts."""
+
+    def __init__(self, front: Front, journal: WatchedJournal, pool: WatchedPool) -> None:
+        self._front = front
+        self._journal = journal
+        self._pool = pool
+        self._asked = -STALE_SECONDS
+        self._containers: Mapping[str, int] | None = None
+
+    async def look(self) -> State:
+        """Return what is. Takes at most `BROKER_PATIENCE` seconds."""
+        if time.monotonic() - self._asked >= STALE_SECONDS:
+            self._containers = await self._ask_broker()
+            self._asked = time.monotonic()
+        visitors = self._front.visitors
+        sessions = sum(visitor.session is not None for visitor in visitors)
+        return State(
+            listening=not self._front.closing,
+            connections=len(visitors),
+            unauthenticated=len(visitors) - sessions,
+            sessions=sessions,
+            channels=sum(visitor.open_channels for visitor in visitors),
+            journal_healthy=self._journal.healthy,
+            journal_waiting=self._journal.waiting,
+            containers=self._containers,
+        )
+
+    async def _ask_broker(self) -> Mapping[str, int] | None:
+        try:
+            async with asyncio.timeout(BROKER_PATIENCE):
+                status = await self._pool.status()
+        except (AllocationError, TimeoutError):
+            return None
+        return {"warm": status.warm, "creating": status.creating, "active": status.active, "stopped": status.stopped}

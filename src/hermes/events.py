@@ -74,7 +74,7 @@ class ClientAlgorithms(Event, frozen=True, kw_only=True, tag="connection.algorit
 
 class ConnectionClosed(Event, frozen=True, kw_only=True, tag="connection.closed"):
     """The connection ended. `cause`: `client`, `lost`, `protocol-error`, `auth-failures`, `login-timeout`, `idle-timeout`,
-    `session-timeout`, `recording-failed`, `container-lost`, `journal-failed` or `shutdown`."""
+    `session-timeout`, `recording-failed`, `recording-limit`, `container-lost`, `journal-failed` or `shutdown`."""
 
     cause: str
     detail: str = ""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hermes.config import RecordingConfig
 from hermes.container import ContainerPool, Exit
-from hermes.recording import SessionRecorder
+from hermes.recording import Quota, SessionRecorder
 from hermes.server.backend import PTYRequest, SessionInfo
 from hermes.session.proxy import ClientProcess, ContainerProxy
 
@@ -24,6 +24,7 @@ async def container_session_handler(
     env: Mapping[bytes, bytes] | None = None,
     channel: int = 0,
     recordings_dir: Path | None = None,
+    session_quota: Quota | None = None,
     on_input: Callable[[bytes], None] | None = None,
     on_started: Callable[[SessionRecorder | None], None] | None = None,
 ) -> None:
@@ -41,6 +42,7 @@ async def container_session_handler(
                 recorder = SessionRecorder(
                     recording_config, session_info,
                     channel=channel, kind=kind, command=command, pty_request=pty_request, output_dir=recordings_dir,
+                    session_quota=session_quota,
                 )  # fmt: skip
                 recorder.start()
             proxy = ContainerProxy(

@@ -33,5 +33,14 @@ class RecordingError(HermesError):
     """A recording cannot be written. The session it belongs to must end: evidence fails loudly."""
 
 
+class RecordingLimitError(RecordingError):
+    """A recording has come to its limit, the setting `limit` (dotted), whose value is `value`. What it holds is whole."""
+
+    def __init__(self, text: str, *, limit: str, value: int) -> None:
+        super().__init__(text)
+        self.limit = limit
+        self.value = value
+
+
 class JournalError(HermesError):
     """The journal cannot be opened, read or written."""

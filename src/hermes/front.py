@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,7 @@ from hermes.container import BrokerEvent, ContainerPool, ControlSocket, Report
 from hermes.container.messages import Peer, Reload
 from hermes.errors import AllocationError, EngineError, HermesError, JournalError, MachineError, RecordingError, SpawnError
 from hermes.metrics import Endpoint, Metrics, Watch
-from hermes.recording import SessionRecorder
+from hermes.recording import Quota, SessionRecorder
 from hermes.server.hostkeys import load_or_make
 from hermes.server.process import ChannelProcess
 from hermes.server.ssh import Front
@@ -200,6 +201,14 @@ def _state(journal: Journal, event: BrokerEvent) -> None:
         logger.error("the broker's event could not be written", event_name=event.kind, reason=str(error))
 
 
+@dataclass
+class _Evidence:
+    """What is being recorded of a session: its quota, and how many channels are open."""
+
+    quota: Quota
+    open: int = 0
+
+
 class Sessions:
     """Sessions and the containers they hold: the first channel opened takes one, the end of the connection gives it back."""
 
@@ -212,6 +221,7 @@ class Sessions:
         self._handler = handler
         self._tasks = tasks
         self._holds: dict[str, asyncio.Task[AllocationError | None]] = {}
+        self._evidence: dict[str, _Evidence] = {}
 
     async def run_channel(self, visitor: Visitor, process: ChannelProcess) -> None:
         """Run one channel; what goes wrong ends the channel or, where evidence or container are lost, the session."""
@@ -228,24 +238,42 @@ class Sessions:
         def on_started(recorder: SessionRecorder | None) -> None:
             visitor.channel_running(process, recording=recorder.relative_path if recorder is not None else None)
 
+        if (evidence := self._evidence.get(session.session_id)) is None:
+            quota = Quota("recording.max_session_bytes", self._settings.recording.max_session_bytes)
+            evidence = self._evidence[session.session_id] = _Evidence(quota)
+        evidence.open += 1
         try:
             await self._hold(visitor, session.session_id)
             await self._handler(
                 session, process.pty, process, self._pool, self._settings.recording,
                 kind=process.kind, command=process.command, env=process.env, channel=process.number,
-                recordings_dir=self._settings.recordings_dir, on_started=on_started,
+                recordings_dir=self._settings.recordings_dir, session_quota=evidence.quota, on_started=on_started,
                 on_input=on_input if lines is not None else None,
             )  # fmt: skip
         except (AllocationError, SpawnError, EngineError) as error:
             visitor.channel_failed(process.number, str(error))
         except RecordingError as error:
-            visitor.recording_failed(process.number, str(error))
+            visitor.recording_failed(process.number, error)
         except ContainerLostError as error:
             visitor.end("container-lost", str(error))
         finally:
             if lines is not None:
                 for line in lines.finish():
                     visitor.line_typed(process.number, line.text, truncated=line.truncated)
+            evidence.open -= 1
+            self._forget(visitor)
+
+    @property
+    def recorded(self) -> frozenset[str]:
+        """Ids of the sessions that are being recorded, or may yet be."""
+        return frozenset(self._evidence)
+
+    def _forget(self, visitor: Visitor) -> None:
+        """Forget the session's evidence once nothing can be added to it."""
+        if visitor.session is not None and visitor.closed:
+            evidence = self._evidence.get(visitor.session.session_id)
+            if evidence is not None and not evidence.open:
+                del self._evidence[visitor.session.session_id]
 
     def prepare(self, visitor: Visitor) -> None:
         """Take the session's container, unless that is done or under way: its first channel has been opened."""
@@ -272,6 +300,7 @@ class Sessions:
 
     def over(self, visitor: Visitor) -> None:
         """The session's connection is closed: give back its container."""
+        self._forget(visitor)
         if visitor.session is not None and (hold := self._holds.pop(visitor.session.session_id, None)) is not None:
             self._tasks.spawn(self._give_back(visitor.session.session_id, hold), name="give back")
 

@@ -250,6 +250,10 @@ class RecordingConfig(Section):
     """Record what goes over every channel."""
     output_dir: FilePath | None = None
     """Where recordings go; `recordings` under `data_dir` by default."""
+    max_channel_bytes: Bytes = Field(default=1024**3, ge=64 * 1024)
+    """Bytes that the recordings of one channel may take, both files together; at the limit the session ends."""
+    max_session_bytes: Bytes = Field(default=4 * 1024**3, ge=64 * 1024)
+    """Bytes that the recordings of one session may take, all its channels together; at the limit it ends."""
 
 
 class LoggingConfig(Section):

@@ -90,26 +90,27 @@ def encode_resize(time: float, width: int, height: int) -> bytes:
 class TextStream:
     """Bytes of one stream to text: a UTF-8 character split over pieces comes out whole, what is not UTF-8 as U+FFFD."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("rest",)
 
     def __init__(self) -> None:
-        self._rest = b""
+        self.rest = b""
+        """What is held back: at most three bytes, the start of a character."""
 
     def feed(self, data: bytes) -> str:
-        """Return the text that `data` completes. At most three bytes, the start of a character, are held back."""
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
+        """Return the text that `data` completes."""
+        if self.rest:
+            data = self.rest + data
+            self.rest = b""
         elif data.isascii():
             return data.decode("ascii")
         text, used = codecs.utf_8_decode(data, "replace", False)
         if used < len(data):
-            self._rest = data[used:]
+            self.rest = data[used:]
         return text
 
     def finish(self) -> str:
         """Return what was held back, as U+FFFD."""
-        rest, self._rest = self._rest, b""
+        rest, self.rest = self.rest, b""
         return rest.decode(errors="replace")
 
 

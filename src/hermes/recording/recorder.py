@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hermes.config.models import RecordingConfig
-from hermes.errors import RecordingError
+from hermes.errors import RecordingError, RecordingLimitError
 from hermes.recording import asciicast, lossless
 from hermes.recording.facts import MAX_COMMAND, MAX_TEXT, Facts
 from hermes.recording.lossless import MAX_PAYLOAD, Kind
@@ -57,6 +57,17 @@ class Terminal(Protocol):
     def height(self) -> int: ...
 
 
+class Quota:
+    """Bytes that recordings may still take, by the setting named; shared by whoever shares it."""
+
+    __slots__ = ("limit", "taken", "value")
+
+    def __init__(self, limit: str, value: int) -> None:
+        self.limit = limit
+        self.value = value
+        self.taken = 0
+
+
 class _State(enum.Enum):
     NEW = enum.auto()
     OPEN = enum.auto()
@@ -74,15 +85,20 @@ class SessionRecorder:
 
     Every method is synchronous and raises `RecordingError` when it cannot write all it was given; the files are then closed and
     every later write raises too. Not for use by several threads at once.
+
+    At a limit of `config`, `RecordingLimitError` is raised instead: of a piece that does not fit nothing is written, and
+    `close()` still ends both files in good order. What it writes then (under 4 KiB) comes on top.
     """
 
     __slots__ = (
         "_cast_fd",
         "_eof",
         "_facts",
+        "_full",
         "_held_resize",
         "_last_resize",
         "_markers",
+        "_quotas",
         "_rec_fd",
         "_root",
         "_size",
@@ -104,10 +120,12 @@ class SessionRecorder:
         command: bytes | None = None,
         pty_request: Terminal | None = None,
         output_dir: Path | None = None,
+        session_quota: Quota | None = None,
     ) -> None:
         """Prepare the recording of `channel` (unique in its session) under `config.output_dir`, else `output_dir`.
 
-        Nothing is touched on disk before `start()`.
+        `session_quota` is shared by the recordings of a session; None: there are no others. Nothing is touched on disk
+        before `start()`.
         """
         root = config.output_dir or output_dir
         if root is None:
@@ -136,6 +154,11 @@ class SessionRecorder:
         """Bytes recorded from the client."""
         self.bytes_out = 0
         """Bytes recorded to the client, stdout and stderr together."""
+        self._quotas: tuple[Quota, ...] = (
+            Quota("recording.max_channel_bytes", config.max_channel_bytes),
+            session_quota or Quota("recording.max_session_bytes", config.max_session_bytes),
+        )
+        self._full: Quota | None = None
         self._state = _State.NEW
         self._start = time.monotonic_ns()
         self._rec_fd = self._cast_fd = -1
@@ -155,9 +178,11 @@ class SessionRecorder:
         """Create both files (0600, in directories 0700) and write their headers. Nothing is left when it cannot."""
         if self._state is not _State.NEW:
             raise RecordingError(f"recording {self.relative_path}: started twice")
+        heads = (lossless.encode_header(self._facts), asciicast.encode_header(self._facts))
+        self._take(sum(map(len, heads)))
         self._state = _State.OPEN
         try:
-            self._create()
+            self._create(*heads)
         except OSError as error:
             raise self._fail(error) from error
 
@@ -184,7 +209,7 @@ class SessionRecorder:
         No more than RESIZES_PER_SECOND are written; the last one always is, at the latest before the next byte, with the
         time it came.
         """
-        if self._state is not _State.OPEN:
+        if self._state is not _State.OPEN or self._full is not None:
             raise self._refusal()
         now = time.monotonic_ns() - self._start
         size = (width, height, pixel_width, pixel_height)
@@ -211,12 +236,17 @@ class SessionRecorder:
         if self._state is not _State.OPEN:
             self._state = _State.CLOSED
             return
+        full, self._full = self._full, None
+        self._quotas = ()
         now = self._now()
         for kind, text in self._texts.items():
             if rest := text.finish():
                 self._write(self._cast_fd, asciicast.encode_event(now / 1e9, "i" if kind is Kind.STDIN else "o", rest))
         if (unwritten := self._markers - MAX_MARKERS) > 0:
             label = f"{unwritten} more markers not recorded"
+            self._event(now, Kind.MARKER, label.encode(), "m", label)
+        if full is not None:
+            label = f"recorded up to {full.limit}"
             self._event(now, Kind.MARKER, label.encode(), "m", label)
         signal = None if exit_signal is None else _text(exit_signal, MAX_LABEL)
         label = f"killed by {signal}" if signal else "closed" if exit_status is None else f"exit {exit_status}"
@@ -237,28 +267,51 @@ class SessionRecorder:
             self._piece(now, kind, code, data)
 
     def _piece(self, now: int, kind: Kind, code: str, data: bytes) -> None:
-        self._write(self._rec_fd, lossless.encode(now, kind, data))
         stream = self._texts.get(kind)
         if stream is None:
             stream = self._texts[kind] = asciicast.TextStream()
-        if text := stream.feed(data):
-            self._write(self._cast_fd, asciicast.encode_event(now / 1e9, code, text))
+        held = stream.rest
+        text = stream.feed(data)
+        try:
+            self._put(lossless.encode(now, kind, data), asciicast.encode_event(now / 1e9, code, text) if text else b"")
+        except RecordingLimitError:
+            stream.rest = held
+            raise
 
     def _event(self, now: int, kind: Kind, data: bytes, code: str, text: str) -> None:
-        self._write(self._rec_fd, lossless.encode(now, kind, data))
-        self._write(self._cast_fd, asciicast.encode_event(now / 1e9, code, text))
+        self._put(lossless.encode(now, kind, data), asciicast.encode_event(now / 1e9, code, text))
 
     def _write_resize(self, now: int, size: tuple[int, int, int, int]) -> None:
         if size == self._size:
             return
+        self._put(
+            lossless.encode(now, Kind.RESIZE, lossless.encode_size(*size)), asciicast.encode_resize(now / 1e9, size[0], size[1])
+        )
         self._size = size
         self._last_resize = now
-        self._write(self._rec_fd, lossless.encode(now, Kind.RESIZE, lossless.encode_size(*size)))
-        self._write(self._cast_fd, asciicast.encode_resize(now / 1e9, size[0], size[1]))
+
+    def _put(self, rec: bytes, cast: bytes) -> None:
+        """Write to both files, or to neither when that would go over a limit."""
+        self._take(len(rec) + len(cast))
+        self._write(self._rec_fd, rec)
+        if cast:
+            self._write(self._cast_fd, cast)
+
+    def _take(self, size: int) -> None:
+        for quota in self._quotas:
+            if quota.taken + size > quota.value:
+                self._full = quota
+                raise self._limit(quota)
+        for quota in self._quotas:
+            quota.taken += size
+
+    def _limit(self, quota: Quota) -> RecordingLimitError:
+        text = f"recording {self.relative_path}: {quota.limit} of {quota.value} bytes reached"
+        return RecordingLimitError(text, limit=quota.limit, value=quota.value)
 
     def _now(self) -> int:
         """Return the time for what is about to be written, after writing what must stand before it."""
-        if self._state is not _State.OPEN:
+        if self._state is not _State.OPEN or self._full is not None:
             raise self._refusal()
         if self._held_resize is not None:
             held, self._held_resize = self._held_resize, None
@@ -267,7 +320,7 @@ class SessionRecorder:
 
     # ---- the files themselves
 
-    def _create(self) -> None:
+    def _create(self, rec_head: bytes, cast_head: bytes) -> None:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         day, session, name = self.relative_path.split("/")
         directories = [os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
@@ -282,8 +335,8 @@ class SessionRecorder:
                 created.append(rec)
                 self._cast_fd = os.open(name, _FILE, 0o600, dir_fd=here)
                 created.append(name)
-                _write_all(self._rec_fd, lossless.encode_header(self._facts))
-                _write_all(self._cast_fd, asciicast.encode_header(self._facts))
+                _write_all(self._rec_fd, rec_head)
+                _write_all(self._cast_fd, cast_head)
             except OSError:
                 for made in created:
                     with contextlib.suppress(OSError):
@@ -306,6 +359,8 @@ class SessionRecorder:
         return RecordingError(f"recording {self.relative_path}: {error.strerror}")
 
     def _refusal(self) -> RecordingError:
+        if self._state is _State.OPEN and self._full is not None:
+            return self._limit(self._full)
         reason = {_State.NEW: "not started", _State.FAILED: "an earlier write failed"}.get(self._state, "closed")
         return RecordingError(f"recording {self.relative_path}: {reason}")
 

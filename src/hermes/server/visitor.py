@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import asyncssh
 
 from hermes import events
-from hermes.errors import JournalError
+from hermes.errors import JournalError, RecordingError, RecordingLimitError
 from hermes.server import persona
 from hermes.server.algorithms import client_algorithms
 from hermes.server.backend import PTYRequest, SessionInfo
@@ -271,10 +271,17 @@ class Visitor(asyncssh.SSHServer):
         if not self._running and self.closed:
             self._state_end()
 
-    def recording_failed(self, number: int, reason: str) -> None:
-        """The channel could not be recorded: the session must end."""
-        self.say(events.RecordingFailed, channel=number, reason=reason)
-        self.end("recording-failed", reason)
+    def recording_failed(self, number: int, error: RecordingError) -> None:
+        """The channel could not be recorded (any more): the session must end."""
+        if isinstance(error, RecordingLimitError):
+            self.say(
+                events.LimitReached, limit=error.limit, value=error.value, source_ip=self.source_ip, channel=number,
+                detail="the session was ended",
+            )  # fmt: skip
+            self.end("limit", str(error))
+            return
+        self.say(events.RecordingFailed, channel=number, reason=str(error))
+        self.end("recording-failed", str(error))
 
     def container_given(self, container_id: str, engine: str, image: str, waited: float) -> None:
         """The session stands in this container."""

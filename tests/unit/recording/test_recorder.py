@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes.config.models import RecordingConfig
-from hermes.errors import RecordingError
+from hermes.errors import RecordingError, RecordingLimitError
 from hermes.recording import asciicast, lossless, recorder
 from hermes.recording.lossless import Decoder, Ending, Frame, Kind
-from hermes.recording.recorder import SessionRecorder
+from hermes.recording.recorder import Quota, SessionRecorder
 from hermes.server.backend import PTYRequest, SessionInfo
 
 SESSION = SessionInfo("5e5510", "root", "192.0.2.7", 4711, authenticated=True)
@@ -391,3 +391,61 @@ def test_order_of_calls(tmp_path: Path) -> None:
     never.close()
     with pytest.raises(RecordingError):
         never.start()
+
+
+def sizes(one: SessionRecorder) -> int:
+    return sum(path.stat().st_size for path in one.path.parent.iterdir())
+
+
+@pytest.mark.parametrize("piece", [b"x" * 1000, "é€".encode() * 333 + b"\xc3", b"\0" * 30_000, b"y" * 200_000])
+def test_at_the_limit_nothing_of_a_piece_is_written_and_the_end_still_is(tmp_path: Path, piece: bytes) -> None:
+    one = SessionRecorder(RecordingConfig(output_dir=tmp_path, max_channel_bytes=256 * 1024), SESSION)
+    one.start()
+    delivered = b""
+    with pytest.raises(RecordingLimitError) as caught:
+        while True:
+            one.output(piece)
+            delivered += piece
+    assert (caught.value.limit, caught.value.value) == ("recording.max_channel_bytes", 256 * 1024)
+    assert sizes(one) <= 256 * 1024
+    calls: list[Callable[[], None]] = [
+        lambda: one.output(b"y"),
+        lambda: one.input(b"y"),
+        lambda: one.resize(1, 1),
+        lambda: one.marker("m"),
+    ]
+    for call in calls:
+        with pytest.raises(RecordingLimitError):
+            call()
+    one.close(exit_status=3)
+    assert sizes(one) <= 256 * 1024 + 4096
+    got, decoder = frames(one)
+    assert decoder.ending is Ending.COMPLETE
+    recorded = stream(one, Kind.STDOUT)
+    assert recorded.startswith(delivered)
+    assert (delivered + piece).startswith(recorded)
+    assert [frame.data for frame in got[-2:]] == [
+        b"recorded up to recording.max_channel_bytes", lossless.encode_end(3, None),
+    ]  # fmt: skip
+    assert "".join(event.text for event in cast(one) if event.code == "o") == recorded.decode(errors="replace")
+    assert cast(one)[-1].text == "exit 3"
+
+
+def test_the_channels_of_a_session_share_its_limit(tmp_path: Path) -> None:
+    config = RecordingConfig(output_dir=tmp_path)
+    quota = Quota("recording.max_session_bytes", 64 * 1024)
+    one, two = (SessionRecorder(config, SESSION, channel=number, session_quota=quota) for number in (1, 2))
+    one.start()
+    two.start()
+    one.output(b"x" * 30_000)
+    with pytest.raises(RecordingLimitError, match=r"recording\.max_session_bytes of 65536 bytes reached"):
+        two.output(b"x" * 30_000)
+    two.close()
+    assert stream(two, Kind.STDOUT) == b""
+    one.output(b"still room for a little")
+    three = SessionRecorder(config, SESSION, channel=3, command=b"x" * 10_000, session_quota=quota)
+    with pytest.raises(RecordingLimitError):
+        three.start()
+    assert not three.path.exists()
+    one.close()
+    assert frames(one)[1].ending is frames(two)[1].ending is Ending.COMPLETE

@@ -12,8 +12,10 @@ import pytest_asyncio
 
 from hermes.config import RecordingConfig
 from hermes.container import Container, ContainerProcess, Exit
-from hermes.errors import RecordingError, SpawnError
+from hermes.errors import RecordingError, RecordingLimitError, SpawnError
 from hermes.recording import SessionRecorder
+from hermes.recording.lossless import Kind
+from hermes.recording.reader import channels
 from hermes.server.backend import PTYRequest, SessionInfo
 from hermes.session.proxy import PIECE, ContainerLostError, ContainerProxy
 from hermes.testing import FakePool
@@ -283,6 +285,21 @@ async def test_input_that_cannot_be_recorded_does_not_reach_the_process(containe
     with pytest.raises(RecordingError, match="disk full"):
         await run(container, client, f"cat > {received}".encode(), Ledger(client, fail_on=b"forbidden"))
     assert not received.exists() or received.read_bytes() == b""
+
+
+@pytest.mark.asyncio
+async def test_up_to_a_limit_every_byte_delivered_is_recorded(container: Container, tmp_path: Path) -> None:
+    config = RecordingConfig(output_dir=tmp_path, max_channel_bytes=1024**2)
+    recorder = SessionRecorder(config, SessionInfo("s", "root", "192.0.2.7", 1))
+    recorder.start()
+    client = Client()
+    client.send(b"")
+    with pytest.raises(RecordingLimitError):
+        await run(container, client, b"exec seq 1 10000000", recorder)
+    recorder.close()
+    (recording,) = channels(tmp_path, "s")
+    assert b"".join(recording.raw(Kind.STDOUT)) == client.stdout.data
+    assert len(client.stdout.data) > 300_000
 
 
 @pytest.mark.asyncio

@@ -2,12 +2,11 @@
 
 import argparse
 import asyncio
+import concurrent.futures.thread  # noqa: F401  imported lazily, as the next one
 import contextlib
-import ctypes
 import encodings.idna  # noqa: F401  imported lazily by the standard library, when it may be out of our reach
 import gc
 import os
-import pwd
 import signal
 import socket
 import sys
@@ -23,6 +22,8 @@ import structlog
 import hermes
 from hermes import events, log
 from hermes.config import Settings
+from hermes.confine.landlock import OWN, Files, Rule
+from hermes.confine.process import confine
 from hermes.container import BrokerEvent, ContainerPool
 from hermes.errors import AllocationError, EngineError, HermesError, JournalError, MachineError, RecordingError, SpawnError
 from hermes.recording import SessionRecorder
@@ -38,15 +39,13 @@ from hermes.tasks import TaskOwner
 logger = structlog.get_logger(__name__)
 
 SessionHandler = Callable[..., Awaitable[None]]
-_PR_SET_PDEATHSIG = 1
-_PR_SET_DUMPABLE = 4
-_PR_SET_NO_NEW_PRIVS = 38
 
 
 def main(handler: SessionHandler) -> None:
     """Run the front until the launcher ends it. Exits 0 after SIGTERM, 1 when it cannot go on."""
     parser = argparse.ArgumentParser(prog="hermes front-process")
     parser.add_argument("--settings", type=int, required=True, help="fd of the settings as JSON")
+    parser.add_argument("--filter", type=int, required=True, help="fd of the seccomp filter to submit to")
     parser.add_argument("--broker", type=int, required=True, help="fd of the broker socket")
     parser.add_argument("--status", type=int, required=True, help="fd to write one line to when listening, or why not")
     parser.add_argument("--listen", type=int, action="append", required=True, help="fd of a listening socket")
@@ -57,7 +56,10 @@ def main(handler: SessionHandler) -> None:
     log.configure(settings.logging, process="front")
     status = os.fdopen(fds.status, "w", buffering=1)
     try:
-        drop_privileges(settings.sensor.user)
+        with os.fdopen(fds.filter, "rb") as file:
+            program = file.read()
+        os.environ |= {"SQLITE_TMPDIR": str(settings.journal_dir), "HOME": "/nonexistent"}
+        confine(settings.sensor.user, program, own_files(settings))
         asyncio.run(_run(settings, handler, fds.broker, fds.listen, status.write))
     except HermesError as error:
         with contextlib.suppress(OSError):
@@ -65,23 +67,14 @@ def main(handler: SessionHandler) -> None:
         raise SystemExit(1) from None
 
 
-def drop_privileges(user: str) -> None:
-    """Become `user` for good: no groups, no capabilities, no way back, no core dumps, and dead when the launcher dies."""
-    try:
-        account = pwd.getpwnam(user)
-    except KeyError:
-        raise MachineError(f"sensor.user {user!r} does not exist: run scripts/setup, or useradd --system {user}") from None
-    libc = ctypes.CDLL(None, use_errno=True)
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
-        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
-    if 0 in (os.geteuid(), os.getegid(), *os.getgroups()):
-        raise MachineError("the front still has root's power")
-    for option, value in ((_PR_SET_NO_NEW_PRIVS, 1), (_PR_SET_DUMPABLE, 0), (_PR_SET_PDEATHSIG, signal.SIGTERM)):
-        if libc.prctl(option, value, 0, 0, 0) != 0:
-            raise MachineError(f"prctl {option}: {os.strerror(ctypes.get_errno())}")
-    os.umask(0o077)
+def own_files(settings: Settings) -> list[Rule]:
+    """What the front may do with files once it is confined: anything in its own directories, and read about itself."""
+    directories = {settings.journal_dir, settings.keys_dir}
+    if settings.recording.enabled:
+        directories.add(settings.recordings_dir)
+    if isinstance(lines := _lines(settings), Path):
+        directories.add(lines.parent)
+    return [*(Rule(directory, OWN) for directory in sorted(directories)), Rule(Path("/proc/self"), Files.READ_FILE)]
 
 
 async def _run(

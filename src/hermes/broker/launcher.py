@@ -12,12 +12,12 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import structlog
 
-from hermes.broker import data_dir, image, linux, machine
+from hermes.broker import data_dir, front_filter, image, linux, machine
 from hermes.broker.children import Child, Children, environment
 from hermes.broker.janitor import sweep
 from hermes.broker.machine_facts import Machine
@@ -116,6 +116,18 @@ def _raise_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+@contextlib.contextmanager
+def _in_memory(data: bytes) -> Iterator[int]:
+    """A descriptor from which a child reads these bytes."""
+    fd = os.memfd_create("hermes", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, data)
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)
+
+
 class _Launcher:
     """Runs generations of broker and front: when one of the two dies, both are ended, all is swept, and a new pair starts."""
 
@@ -127,6 +139,7 @@ class _Launcher:
         self._children = Children(environment(os.environ))
         self._stop = asyncio.Event()
         self._announced = False
+        self._filter = front_filter.compiled()
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -168,7 +181,9 @@ class _Launcher:
                 running.append(broker)
                 await self._until(broker, "ready")
                 listen = [("--listen", sock.fileno()) for sock in self._sockets]
-                front = self._start("front", ["hermes", "front-process"], [("--broker", fronts.fileno()), *listen])
+                with _in_memory(self._filter) as filter_:
+                    fds = [("--filter", filter_), ("--broker", fronts.fileno()), *listen]
+                    front = self._start("front", ["hermes", "front-process"], fds)
                 running.append(front)
             await self._until(front, "listening")
             self._announce()
@@ -182,13 +197,8 @@ class _Launcher:
             await asyncio.to_thread(sweep, instance_of(self._settings.data_dir), runtime_dir(self._settings.data_dir))
 
     def _start(self, name: str, module: list[str], fds: list[tuple[str, int]]) -> Child:
-        settings = os.memfd_create("hermes-settings", os.MFD_CLOEXEC)
-        try:
-            os.write(settings, self._settings.model_dump_json().encode())
-            os.lseek(settings, 0, os.SEEK_SET)
+        with _in_memory(self._settings.model_dump_json().encode()) as settings:
             return self._children.start(name, module, [("--settings", settings), ("--lock", self._lock), *fds])
-        finally:
-            os.close(settings)
 
     async def _until(self, child: Child, word: str) -> None:
         """Return when the child says `word`; pass on what it says of its progress."""

@@ -2,12 +2,11 @@
 
 import argparse
 import asyncio
+import concurrent.futures.thread  # noqa: F401  imported lazily, as the next one
 import contextlib
-import ctypes
 import encodings.idna  # noqa: F401  imported lazily by the standard library, when it may be out of our reach
 import gc
 import os
-import pwd
 import signal
 import socket
 import sys
@@ -24,6 +23,8 @@ import structlog
 import hermes
 from hermes import events, log
 from hermes.config import Settings
+from hermes.confine.landlock import OWN, Files, Rule
+from hermes.confine.process import confine
 from hermes.container import BrokerEvent, ContainerPool, ControlSocket, Report
 from hermes.container.messages import Peer, Reload
 from hermes.errors import AllocationError, EngineError, HermesError, JournalError, MachineError, RecordingError, SpawnError
@@ -41,9 +42,6 @@ from hermes.tasks import TaskOwner
 logger = structlog.get_logger(__name__)
 
 SessionHandler = Callable[..., Awaitable[None]]
-_PR_SET_PDEATHSIG = 1
-_PR_SET_DUMPABLE = 4
-_PR_SET_NO_NEW_PRIVS = 38
 
 
 def main(handler: SessionHandler) -> None:
@@ -51,8 +49,10 @@ def main(handler: SessionHandler) -> None:
     does not. Exits 0 after either, 1 when it cannot go on."""
     parser = argparse.ArgumentParser(prog="hermes front-process")
     parser.add_argument("--settings", type=int, required=True, help="fd of the settings as JSON")
+    parser.add_argument("--filter", type=int, required=True, help="fd of the seccomp filter to submit to")
     parser.add_argument("--control", type=int, required=True, help="fd of the control socket")
     parser.add_argument("--status", type=int, required=True, help="fd to write lines to: listening, failed, alive")
+    parser.add_argument("--metrics", type=int, help="fd of the socket to serve metrics on")
     parser.add_argument("--listen", type=int, action="append", required=True, help="fd of a listening socket")
     parser.add_argument("--lock", type=int, help="fd of the data directory's lock, held by being open")
     fds = parser.parse_args(sys.argv[2:])
@@ -61,35 +61,27 @@ def main(handler: SessionHandler) -> None:
     log.configure(settings.logging, process="front")
     report = Report(fds.status)
     try:
-        drop_privileges(settings.sensor.user)
-        asyncio.run(_run(settings, handler, fds.control, fds.listen, report))
+        with os.fdopen(fds.filter, "rb") as file:
+            program = file.read()
+        os.environ |= {"SQLITE_TMPDIR": str(settings.journal_dir), "HOME": "/nonexistent"}
+        confine(settings.sensor.user, program, own_files(settings))
+        asyncio.run(_run(settings, handler, fds, report))
     except HermesError as error:
         report(f"failed {error}")
         raise SystemExit(1) from None
 
 
-def drop_privileges(user: str) -> None:
-    """Become `user` for good: no groups, no capabilities, no way back, no core dumps, and dead when the launcher dies."""
-    try:
-        account = pwd.getpwnam(user)
-    except KeyError:
-        raise MachineError(f"sensor.user {user!r} does not exist: run scripts/setup, or useradd --system {user}") from None
-    libc = ctypes.CDLL(None, use_errno=True)
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
-        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
-    if 0 in (os.geteuid(), os.getegid(), *os.getgroups()):
-        raise MachineError("the front still has root's power")
-    for option, value in ((_PR_SET_NO_NEW_PRIVS, 1), (_PR_SET_DUMPABLE, 0), (_PR_SET_PDEATHSIG, signal.SIGTERM)):
-        if libc.prctl(option, value, 0, 0, 0) != 0:
-            raise MachineError(f"prctl {option}: {os.strerror(ctypes.get_errno())}")
-    os.umask(0o077)
+def own_files(settings: Settings) -> list[Rule]:
+    """What the front may do with files once it is confined: anything in its own directories, and read about itself."""
+    directories = {settings.journal_dir, settings.keys_dir}
+    if settings.recording.enabled:
+        directories.add(settings.recordings_dir)
+    if isinstance(lines := _lines(settings), Path):
+        directories.add(lines.parent)
+    return [*(Rule(directory, OWN) for directory in sorted(directories)), Rule(Path("/proc/self"), Files.READ_FILE)]
 
 
-async def _run(
-    settings: Settings, handler: SessionHandler, control_fd: int, listen_fds: list[int], report: Report
-) -> None:  # fmt: skip
+async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namespace, report: Report) -> None:
     drain, stop = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     log.handle_loop_exceptions(loop)
@@ -111,13 +103,13 @@ async def _run(
                 handler=sessions.run_channel, on_channel_opened=sessions.prepare, on_session_over=sessions.over,
             )  # fmt: skip
             control = ControlSocket(
-                socket.socket(fileno=control_fd), on_peer=lambda sock, said: _attach(sock, said, pool, journal),
+                socket.socket(fileno=fds.control), on_peer=lambda sock, said: _attach(sock, said, pool, journal),
                 on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, journal),
             )  # fmt: skip
             control.start()
-            endpoint = Endpoint(settings.metrics.address, metrics, Watch(front, journal, pool).look)
+            endpoint = Endpoint(fds.metrics and socket.socket(fileno=fds.metrics), metrics, Watch(front, journal, pool).look)
             await endpoint.start()
-            sockets = [socket.socket(fileno=fd) for fd in listen_fds]
+            sockets = [socket.socket(fileno=fd) for fd in fds.listen]
             gc.collect()
             gc.freeze()
             gc.set_threshold(10_000, 10, 10)

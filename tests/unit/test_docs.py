@@ -32,6 +32,7 @@ WITHOUT_TESTS = {
 """Modules that have no test file of their own, and why they need none."""
 
 TESTED_BY = {
+    "hermes.confine.kernel": "unit/confine/test_process.py",
     "hermes.broker.janitor": "e2e/test_bad_days.py",
     "hermes.recording.facts": "unit/recording/test_lossless.py",
     "hermes.store.bookkeeping": "unit/store/test_queries.py",

@@ -6,7 +6,6 @@ started afresh without losing the port (`supervisor`).
 
 import asyncio
 import contextlib
-import errno
 import hashlib
 import os
 import resource
@@ -14,7 +13,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from hermes.broker import data_dir, image, linux, machine
+from hermes.broker import data_dir, image, linux, machine, sockets
 from hermes.broker.machine_facts import Machine
 from hermes.broker.supervisor import Progress, Supervisor
 from hermes.config import Settings
@@ -43,19 +42,28 @@ def launch(settings: Settings, progress: Progress, *, read_again: Callable[[], S
         data_dir.prepare_fronts(settings)
         _prepare_image(settings, progress)
         with contextlib.ExitStack() as closing:
-            sockets = [closing.enter_context(_bound(host, port)) for host, port in settings.server.endpoints]
+            listen = [closing.enter_context(sockets.bound(host, port)) for host, port in settings.server.endpoints]
+            metrics = sockets.bound_for_metrics(settings.metrics.address)
+            if metrics is not None:
+                closing.callback(sockets.give_up, metrics)
             linux.set_subreaper()
             linux.private_mounts()
-            asyncio.run(_supervised(settings, sockets, lock, progress, read_again or (lambda: settings)))
+            asyncio.run(_supervised(settings, listen, metrics, lock, progress, read_again or (lambda: settings)))
 
 
 async def _supervised(
-    settings: Settings, sockets: list[socket.socket], lock: int, progress: Progress, read_again: Callable[[], Settings]
+    settings: Settings,
+    listen: list[socket.socket],
+    metrics: socket.socket | None,
+    lock: int,
+    progress: Progress,
+    read_again: Callable[[], Settings],
 ) -> None:
     instance, directory = instance_of(settings.data_dir), runtime_dir(settings.data_dir)
     supervisor = Supervisor(
-        settings, sockets, instance=instance, runtime_dir=directory, lock=lock, progress=progress, read_again=read_again
-    )
+        settings, listen, metrics=metrics, instance=instance, runtime_dir=directory,
+        lock=lock, progress=progress, read_again=read_again,
+    )  # fmt: skip
     await supervisor.run()
     progress("stopped")
 
@@ -76,25 +84,6 @@ def _prepare_image(settings: Settings, progress: Progress) -> None:
             return  # any Docker image will do; the engine looks for it
         raise
     image.ensure(pool.image, settings.data_dir, progress)
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound and does not listen yet, set up as sshd's are: the front listens, once boxes hold."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST
-        )[0]
-        with contextlib.ExitStack() as undo:
-            sock = undo.enter_context(socket.socket(family, kind, protocol))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
-            undo.pop_all()
-            return sock
-    except OSError as error:
-        hint = ": is another server there? Set server.port to a free one" if error.errno == errno.EADDRINUSE else ""
-        raise MachineError(f"cannot listen on {host} port {port}: {error.strerror}{hint}") from error
 
 
 def _raise_open_files() -> None:

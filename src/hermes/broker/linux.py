@@ -1,6 +1,6 @@
-"""The kernel's calls that Python has no name for, each typed and raising `OSError`. The only ctypes in the broker.
+"""The kernel's calls that Python has no name for, each typed and raising `OSError`. With seccomp, the only ctypes in the broker.
 
-Imported by the zygote, so it imports little.
+Imported by the zygote, so it imports little. Those by which a process gives up power come from `hermes.confine`.
 """
 
 import array
@@ -8,6 +8,15 @@ import ctypes
 import os
 import socket
 import struct
+
+from hermes.confine.kernel import checked, prctl, syscall
+from hermes.confine.kernel import last_capability as last_capability
+from hermes.confine.kernel import limit_bounding_set as limit_bounding_set
+from hermes.confine.kernel import set_capabilities as set_capabilities
+from hermes.confine.kernel import set_no_new_privileges as set_no_new_privileges
+from hermes.confine.kernel import set_parent_death_signal as set_parent_death_signal
+from hermes.confine.kernel import set_seccomp_filter as set_seccomp_filter
+from hermes.confine.kernel import set_undumpable as set_undumpable
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -38,17 +47,8 @@ _MOVE_MOUNT_F_EMPTY_PATH = 4
 _MOUNT_ATTR_RDONLY = 0x1
 _MOUNT_ATTR_IDMAP = 0x100000
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
-_PR_SET_SECCOMP = 22
-_PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
-_PR_SET_NO_NEW_PRIVS = 38
-_PR_CAP_AMBIENT = 47
-_PR_CAP_AMBIENT_CLEAR_ALL = 4
-_SECCOMP_MODE_FILTER = 2
-_CAPABILITY_VERSION_3 = 0x20080522
 
 CAPABILITIES = (
     "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "LINUX_IMMUTABLE",
@@ -61,60 +61,40 @@ CAPABILITIES = (
 """Every capability by its number, without `CAP_`."""
 
 
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
-
-
-def _checked(result: int, what: str) -> int:
-    if result < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), what)
-    return result
-
-
-def _prctl(option: int, value: int = 0) -> None:
-    unused = ctypes.c_ulong(0)
-    _checked(_libc.prctl(option, ctypes.c_ulong(value), unused, unused, unused), f"prctl {option}")
-
-
-def _syscall(number: int, what: str, *arguments: object) -> int:
-    return _checked(_libc.syscall(ctypes.c_long(number), *arguments), what)
-
-
 def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
     """mount(2). Relative names in `data` are looked up from the calling thread's working directory."""
     result = _libc.mount(source.encode(), os.fsencode(target), fstype.encode(), ctypes.c_ulong(flags), data.encode())
-    _checked(result, f"mount {target}")
+    checked(result, f"mount {target}")
 
 
 def umount(target: str, flags: int = MNT_DETACH) -> None:
     """umount2(2); by default the mount is detached even while it is in use."""
-    _checked(_libc.umount2(os.fsencode(target), flags), f"umount {target}")
+    checked(_libc.umount2(os.fsencode(target), flags), f"umount {target}")
 
 
 def idmapped_clone(source: str, target: str, user_namespace: int) -> None:
     """Mount the tree at `source` read-only on `target`, its owners shifted as the user namespace (an fd) maps them."""
     flags = ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC)
-    tree = _syscall(_OPEN_TREE, f"open_tree {source}", ctypes.c_int(_AT_FDCWD), os.fsencode(source), flags)
+    tree = syscall(_OPEN_TREE, f"open_tree {source}", ctypes.c_int(_AT_FDCWD), os.fsencode(source), flags)
     try:
         attributes = struct.pack("QQQQ", _MOUNT_ATTR_IDMAP | _MOUNT_ATTR_RDONLY, 0, 0, user_namespace)
         what = f"mount_setattr {source}: Hermes needs Linux 5.19 and a file system with idmapped mounts"
         size = ctypes.c_size_t(len(attributes))
-        _syscall(_MOUNT_SETATTR, what, ctypes.c_int(tree), b"", ctypes.c_uint(_AT_EMPTY_PATH), attributes, size)
+        syscall(_MOUNT_SETATTR, what, ctypes.c_int(tree), b"", ctypes.c_uint(_AT_EMPTY_PATH), attributes, size)
         at, empty = ctypes.c_int(_AT_FDCWD), ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)
-        _syscall(_MOVE_MOUNT, f"move_mount {target}", ctypes.c_int(tree), b"", at, os.fsencode(target), empty)
+        syscall(_MOVE_MOUNT, f"move_mount {target}", ctypes.c_int(tree), b"", at, os.fsencode(target), empty)
     finally:
         os.close(tree)
 
 
 def setns(fd: int, flags: int) -> None:
     """Enter the namespaces `flags` of the process whose pidfd `fd` is."""
-    _checked(_libc.setns(fd, flags), "setns")
+    checked(_libc.setns(fd, flags), "setns")
 
 
 def unshare(flags: int) -> None:
     """unshare(2) for the calling thread."""
-    _checked(_libc.unshare(flags), "unshare")
+    checked(_libc.unshare(flags), "unshare")
 
 
 def private_mounts() -> None:
@@ -123,25 +103,15 @@ def private_mounts() -> None:
     mount("none", "/", "", MS_REC | MS_SLAVE)
 
 
-def set_parent_death_signal(signal: int) -> None:
-    """Be sent `signal` when the parent dies. A later change of user or capabilities undoes this."""
-    _prctl(_PR_SET_PDEATHSIG, signal)
-
-
-def set_undumpable() -> None:
-    """Forbid ptrace and /proc/<pid>/{mem,fd,environ,…} to all but root outside. A later change of user may undo this."""
-    _prctl(_PR_SET_DUMPABLE, 0)
-
-
 def set_subreaper() -> None:
     """Become the parent of orphaned descendants."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def set_name(name: bytes) -> None:
     """Set what `ps -o comm` shows: at most 15 bytes."""
     buffer = ctypes.create_string_buffer(name[:15])
-    _checked(_libc.prctl(_PR_SET_NAME, buffer, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)), "prctl name")
+    checked(_libc.prctl(_PR_SET_NAME, buffer, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)), "prctl name")
 
 
 def receive_fds(sock: socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
@@ -158,47 +128,9 @@ def receive_fds(sock: socket.socket, size: int, count: int) -> tuple[bytes, list
     return packet, list(fds)
 
 
-def set_no_new_privileges() -> None:
-    """Make setuid bits and file capabilities mean nothing, for good."""
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-
-
-def limit_bounding_set(mask: int) -> None:
-    """Drop every capability that is not in `mask` from the bounding and ambient sets."""
-    unused = ctypes.c_ulong(0)
-    _checked(_libc.prctl(_PR_CAP_AMBIENT, ctypes.c_ulong(_PR_CAP_AMBIENT_CLEAR_ALL), unused, unused, unused), "prctl ambient")
-    for number in range(last_capability() + 1):
-        if not mask >> number & 1:
-            _prctl(_PR_CAPBSET_DROP, number)
-
-
-def last_capability() -> int:
-    """The highest capability this kernel knows; found by asking, so that it works in any mount namespace."""
-    number = 63
-    while number > 0 and _libc.prctl(23, ctypes.c_ulong(number), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) < 0:
-        number -= 1
-    return number
-
-
-def set_capabilities(mask: int) -> None:
-    """Make `mask` the effective and permitted set; the inheritable set becomes empty."""
-    low, high = mask & 0xFFFFFFFF, mask >> 32
-    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-    _checked(_libc.capset(header, struct.pack("6I", low, low, 0, high, high, 0)), "capset")
-
-
 def capability_mask(names: tuple[str, ...]) -> int:
     """The bit mask of capabilities named without `CAP_`."""
     return sum(1 << CAPABILITIES.index(name) for name in names)
-
-
-def set_seccomp_filter(program: bytes) -> None:
-    """Put the calling thread under a filter: `program` is an array of `struct sock_filter`."""
-    buffer = ctypes.create_string_buffer(program, len(program))
-    filter_ = _Program(len(program) // 8, ctypes.addressof(buffer))
-    unused = ctypes.c_ulong(0)
-    arguments = (ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(filter_), unused, unused)
-    _checked(_libc.prctl(_PR_SET_SECCOMP, *arguments), "seccomp")
 
 
 class ProcessTitle:

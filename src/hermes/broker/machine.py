@@ -16,6 +16,7 @@ from pathlib import Path
 from hermes.broker import image
 from hermes.broker.machine_facts import Machine
 from hermes.config import Settings
+from hermes.confine import landlock
 from hermes.errors import HermesError, ImageError, MachineError
 
 _APT = "apt-get install -y"
@@ -170,6 +171,18 @@ def check_seccomp(settings: Settings, machine: Machine) -> Result:
     return Result("seccomp", State.OK, "filters and libseccomp are there")
 
 
+def check_landlock(settings: Settings, machine: Machine) -> Result:
+    """Landlock keeps the front from files, ports and signals, whatever its user could reach. Hermes runs without it."""
+    version = machine.landlock()
+    if not version:
+        detail = "the kernel has no Landlock: only the front's user and its seccomp filter confine it"
+        return Result("landlock", State.WARNING, detail, "Use Linux 6.12 or newer, with landlock in `lsm=` of its command line")
+    if lacking := landlock.missing(version):
+        detail = f"version {version} does not restrict {', '.join(lacking)}: only the front's user and its seccomp filter do"
+        return Result("landlock", State.WARNING, detail, "Use a newer kernel")
+    return Result("landlock", State.OK, f"version {version}: files, TCP, signals and abstract sockets")
+
+
 def check_image(settings: Settings, machine: Machine) -> Result:
     """The image is built, or can be."""
     name = settings.container_pool.image
@@ -290,7 +303,8 @@ def _image_is_there(settings: Settings) -> bool:
 
 
 _ALWAYS: tuple[Check, ...] = (
-    check_root, check_kernel, check_user, check_data_dir, check_disk, check_ports, check_open_files, check_seccomp, check_image,
+    check_root, check_kernel, check_user, check_data_dir, check_disk, check_ports, check_open_files, check_seccomp,
+    check_landlock, check_image,
 )  # fmt: skip
 _LOCAL: tuple[Check, ...] = (check_user_namespaces, check_overlay, check_cgroups, check_runtime)
 _DOCKER: tuple[Check, ...] = (check_docker,)

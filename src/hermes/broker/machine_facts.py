@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from hermes.broker import cgroups, programs
+from hermes.confine import landlock
 
 _PATIENCE = 20.0
 
@@ -65,6 +66,10 @@ class Machine:
         except OSError:
             return False
         return True
+
+    def landlock(self) -> int:
+        """The version of Landlock that the kernel has; 0 for none."""
+        return landlock.abi()
 
     def controllers(self) -> frozenset[str]:
         """The cgroup controllers that can be used, of whatever version."""

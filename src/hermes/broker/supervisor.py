@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from hermes import config, log
+from hermes.broker import front_filter
 from hermes.broker.children import Child, Children, environment
 from hermes.broker.janitor import sweep
 from hermes.broker.notify import ServiceManager
@@ -71,6 +72,7 @@ class Supervisor:
         settings: Settings,
         sockets: list[socket.socket],
         *,
+        metrics: socket.socket | None,
         instance: str,
         runtime_dir: Path,
         lock: int,
@@ -80,6 +82,8 @@ class Supervisor:
         """`lock`: the data directory's lock, which both hold by having it open; `read_again` reads the configuration (SIGHUP)."""
         self._settings = settings
         self._sockets = sockets
+        self._metrics = metrics
+        self._filter = front_filter.compiled()
         self._instance = instance
         self._runtime_dir = runtime_dir
         self._lock = lock
@@ -184,20 +188,19 @@ class Supervisor:
         raise MachineError(f"the {child.name} died ({child.how})")
 
     def _start(self, post: _Post, control: int) -> Child:
-        settings = self._settings_fd()
+        settings, filter_ = self._settings_fd(), _in_memory(self._filter)
         try:
             fds = [("--settings", settings), ("--lock", self._lock), ("--control", control)]
             if post is self._front:
-                fds += [("--listen", sock.fileno()) for sock in self._sockets]
+                fds += [("--filter", filter_), *(("--listen", sock.fileno()) for sock in self._sockets)]
+                fds += [("--metrics", self._metrics.fileno())] if self._metrics is not None else []
             return self._children.start(post.name, post.module, fds)
         finally:
             os.close(settings)
+            os.close(filter_)
 
     def _settings_fd(self) -> int:
-        fd = os.memfd_create("hermes-settings", os.MFD_CLOEXEC)
-        os.write(fd, self._settings.model_dump_json().encode())
-        os.lseek(fd, 0, os.SEEK_SET)
-        return fd
+        return _in_memory(self._settings.model_dump_json().encode())
 
     def _introduce(self) -> None:
         """Connect broker and front, if both are ready."""
@@ -294,6 +297,14 @@ class Supervisor:
             await self._children.end(front, patience=patience, log=logger.warning, ask=ask)
         await self._clean_up_after(self._front)
         await self._clean_up_after(self._broker)
+
+
+def _in_memory(data: bytes) -> int:
+    """Return a descriptor from which a child reads these bytes."""
+    fd = os.memfd_create("hermes", os.MFD_CLOEXEC)
+    os.write(fd, data)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
 
 
 def _tell(post: _Post, message: ControlMessage, fd: int) -> None:

@@ -2,13 +2,13 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 import structlog
 
-from hermes.config.values import parse_metrics_address
 from hermes.errors import MachineError
 from hermes.metrics.catalogue import Metrics
 from hermes.metrics.state import STALE_SECONDS, State
@@ -29,9 +29,9 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 class Endpoint:
     """Answers `GET /metrics` and `GET /healthz`, one request a connection."""
 
-    def __init__(self, address: str, metrics: Metrics, look: Callable[[], Awaitable[State]]) -> None:
-        """`address` as in `metrics.address`."""
-        self._address = address
+    def __init__(self, sock: socket.socket | None, metrics: Metrics, look: Callable[[], Awaitable[State]]) -> None:
+        """`sock` is bound to where it is to listen; None: nowhere."""
+        self._sock = sock
         self._metrics = metrics
         self._look = look
         self._tasks = TaskOwner("metrics")
@@ -39,23 +39,14 @@ class Endpoint:
         self._rendered: dict[bool, tuple[float, bytes]] = {}
 
     async def start(self) -> None:
-        """Listen, unless that is off. Raises MachineError when it cannot be."""
-        where = parse_metrics_address(self._address)
-        if where is None:
+        """Listen, unless it has nowhere to. Raises MachineError when it cannot be."""
+        if self._sock is None:
             return
+        serve = asyncio.start_unix_server if self._sock.family == socket.AF_UNIX else asyncio.start_server
         try:
-            if isinstance(where, tuple):
-                self._server = await asyncio.start_server(self._accept, *where, limit=MAX_REQUEST, backlog=MAX_CLIENTS)
-            else:
-                self._server = await asyncio.start_unix_server(self._accept, where, limit=MAX_REQUEST, backlog=MAX_CLIENTS)
-        except OSError as error:
-            raise MachineError(f"metrics.address {self._address!r}: cannot listen there: {error.strerror or error}") from error
-
-    @property
-    def port(self) -> int | None:
-        """The TCP port it listens on, if it does."""
-        name = self._server.sockets[0].getsockname() if self._server is not None else None
-        return name[1] if isinstance(name, tuple) else None
+            self._server = await serve(self._accept, sock=self._sock, limit=MAX_REQUEST, backlog=MAX_CLIENTS)
+        except OSError as error:  # another program has begun to listen since the launcher bound it
+            raise MachineError(f"metrics.address: cannot listen there: {error.strerror or error}") from error
 
     async def close(self) -> None:
         """Stop listening, and cut whoever is being answered."""

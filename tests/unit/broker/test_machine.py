@@ -28,6 +28,7 @@ class GivenMachine(Machine):
     programs: set[str] = field(default_factory=lambda: {"runc", "crun", "mmdebstrap", "tar", "setpriv", "unshare"})
     outcomes: dict[str, tuple[int, str]] = field(default_factory=dict)
     libraries: set[str] = field(default_factory=lambda: {"libseccomp.so.2"})
+    landlock_abi: int = 7
     cgroups: frozenset[str] = frozenset({"memory", "pids", "cpu", "io"})
     users: set[str] = field(default_factory=lambda: {"hermes"})
     places: dict[str, tuple[int, int]] = field(default_factory=lambda: {"/": (0o40755, 0), "/var": (0o40755, 0)})
@@ -54,6 +55,9 @@ class GivenMachine(Machine):
 
     def has_library(self, name: str) -> bool:
         return name in self.libraries
+
+    def landlock(self) -> int:
+        return self.landlock_abi
 
     def controllers(self) -> frozenset[str]:
         return self.cgroups
@@ -137,6 +141,9 @@ CASES: list[tuple[str, Settings, dict[str, Any], State, str, str]] = [
     ("open files", LOCAL, {"nofile": -1}, State.OK, "any number", ""),
     ("seccomp", LOCAL, {"libraries": set()}, State.FAILED, "libseccomp.so.2", "apt-get install -y libseccomp2"),
     ("seccomp", LOCAL, {"files": {"/proc/sys/kernel/seccomp/actions_avail": None}}, State.FAILED, "no seccomp", "CONFIG_SECCOMP"),
+    ("landlock", LOCAL, {"landlock_abi": 0}, State.WARNING, "has no Landlock", "lsm="),
+    ("landlock", LOCAL, {"landlock_abi": 3}, State.WARNING, "not restrict TCP (6.7), signals", "newer kernel"),
+    ("landlock", LOCAL, {"landlock_abi": 6}, State.OK, "version 6", ""),
     ("user namespaces", LOCAL, {"files": {"/proc/sys/user/max_user_namespaces": "0"}}, State.FAILED, "allows none", "sysctl -w"),
     ("user namespaces", LOCAL, {"files": {"/proc/sys/user/max_user_namespaces": None}}, State.FAILED, "allows none", "sysctl"),
     ("user namespaces", LOCAL, {"root": False}, State.WARNING, "not tried", "sudo"),

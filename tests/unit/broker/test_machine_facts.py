@@ -54,6 +54,7 @@ def test_commands_files_and_libraries(tmp_path: Path) -> None:
     assert real.free_bytes(tmp_path / "none") is None
     assert "memory" in real.controllers()
     assert real.open_files() != 0
+    assert real.landlock() in range(100)
     assert real.kernel() == os.uname().release
 
 

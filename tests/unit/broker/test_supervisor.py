@@ -64,7 +64,7 @@ class Stage:
         self.sock.bind(("127.0.0.1", 0))
         self.supervisor = Supervisor(
             self.settings(), [self.sock],
-            instance="no-such", runtime_dir=place / "run", lock=self.sock.fileno(),
+            metrics=None, instance="no-such", runtime_dir=place / "run", lock=self.sock.fileno(),
             progress=self.said.append, read_again=self.settings,
         )  # fmt: skip
         kept = {**environment(os.environ), "PYTHONPATH": str(place), "HERMES_TEST_LOG": str(self.log)}

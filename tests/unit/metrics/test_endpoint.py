@@ -3,41 +3,41 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from hermes.broker.sockets import bound, bound_for_metrics
 from hermes.errors import MachineError
 from hermes.metrics import Endpoint, Metrics, State
 from hermes.metrics.endpoint import MAX_CLIENTS, MAX_REQUEST
-from tests.sensors import free_port
 
 WELL = State(listening=True, journal_healthy=True, containers={"warm": 3})
 
 
 @asynccontextmanager
-async def serving(state: State = WELL, address: str | None = None) -> AsyncIterator[tuple[Endpoint, list[int]]]:
+async def serving(state: State = WELL, address: str = "127.0.0.1:1") -> AsyncIterator[tuple[int, list[int], Endpoint]]:
+    """An endpoint: its port, and how often it looked. At a path, or for tests on a port that is free."""
     looks = [0]
 
     async def look() -> State:
         looks[0] += 1
         return state
 
-    endpoint = Endpoint(address or f"127.0.0.1:{free_port()}", Metrics(), look)
+    sock = bound("127.0.0.1", 0) if address == "127.0.0.1:1" else bound_for_metrics(address)
+    endpoint = Endpoint(sock, Metrics(), look)
     await endpoint.start()
     try:
-        yield endpoint, looks
+        yield sock.getsockname()[1] if sock is not None and sock.family == socket.AF_INET else 0, looks, endpoint
     finally:
         await endpoint.close()
 
 
-async def ask(endpoint: Endpoint, request: bytes) -> tuple[int, dict[str, str], bytes]:
+async def ask(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
     """Send a request; return the answer's status, headers and body, once the server has closed."""
-    assert endpoint.port is not None
-    reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
     async with asyncio.timeout(20):
         answer = await reader.read()
@@ -53,14 +53,14 @@ def get(path: str, *headers: str, method: str = "GET", version: str = "HTTP/1.1"
 
 @pytest.mark.asyncio
 async def test_metrics_in_both_formats() -> None:
-    async with serving() as (endpoint, _):
-        status, headers, body = await ask(endpoint, get("/metrics"))
+    async with serving() as (port, _, _):
+        status, headers, body = await ask(port, get("/metrics"))
         assert (status, headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
         assert int(headers["Content-Length"]) == len(body)
         assert headers["Connection"] == "close"
         assert b'\nhermes_containers{state="warm"} 3.0\n' in body
         accept = "Accept: application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3"
-        status, headers, body = await ask(endpoint, get("/metrics?x=1", accept))
+        status, headers, body = await ask(port, get("/metrics?x=1", accept))
         assert headers["Content-Type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
         assert body.endswith(b"# EOF\n")
 
@@ -75,8 +75,8 @@ async def test_metrics_in_both_formats() -> None:
     ],
 )
 async def test_health(state: State, status: int, well: dict[str, bool]) -> None:
-    async with serving(state) as (endpoint, _):
-        found, headers, body = await ask(endpoint, get("/healthz"))
+    async with serving(state) as (port, _, _):
+        found, headers, body = await ask(port, get("/healthz"))
         assert (found, headers["Content-Type"], json.loads(body)) == (status, "application/json", well)
 
 
@@ -94,15 +94,15 @@ async def test_health(state: State, status: int, well: dict[str, bool]) -> None:
     ],
 )
 async def test_what_cannot_be_answered(request_: bytes, status: int) -> None:
-    async with serving() as (endpoint, _):
-        assert (await ask(endpoint, request_))[0] == status
-        assert (await ask(endpoint, get("/healthz")))[0] == 200
+    async with serving() as (port, _, _):
+        assert (await ask(port, request_))[0] == status
+        assert (await ask(port, get("/healthz")))[0] == 200
 
 
 @pytest.mark.asyncio
 async def test_head_has_no_body() -> None:
-    async with serving() as (endpoint, _):
-        status, headers, body = await ask(endpoint, get("/healthz", method="HEAD"))
+    async with serving() as (port, _, _):
+        status, headers, body = await ask(port, get("/healthz", method="HEAD"))
         assert (status, body) == (200, b"")
         assert int(headers["Content-Length"]) > 0
 
@@ -111,8 +111,8 @@ async def test_head_has_no_body() -> None:
 @pytest.mark.parametrize("start", [b"", b"GET /metrics HTTP/1.1\r\nHost: x\r\n"])
 async def test_a_slow_client_is_cut(monkeypatch: pytest.MonkeyPatch, start: bytes) -> None:
     monkeypatch.setattr("hermes.metrics.endpoint.PATIENCE", 0.1)
-    async with serving() as (endpoint, _):
-        reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.port)
+    async with serving() as (port, _, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(start)
         assert await until_closed(reader) == b""
         writer.close()
@@ -128,9 +128,9 @@ async def until_closed(reader: asyncio.StreamReader) -> bytes:
 
 @pytest.mark.asyncio
 async def test_one_client_too_many_is_cut_and_the_others_are_answered() -> None:
-    async with serving() as (endpoint, _):
-        held = [await asyncio.open_connection("127.0.0.1", endpoint.port) for _ in range(MAX_CLIENTS)]
-        reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.port)
+    async with serving() as (port, _, _):
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_CLIENTS)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         assert await until_closed(reader) == b""
         writer.close()
         for reader, writer in held:
@@ -143,8 +143,8 @@ async def test_one_client_too_many_is_cut_and_the_others_are_answered() -> None:
 async def test_a_client_that_does_not_read_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hermes.metrics.endpoint.PATIENCE", 0.2)
     monkeypatch.setattr(Metrics, "text", lambda self, state, **options: bytes(64 * 1024 * 1024))
-    async with serving() as (endpoint, _):
-        sock = socket.create_connection(("127.0.0.1", endpoint.port or 0))
+    async with serving() as (port, _, endpoint):
+        sock = socket.create_connection(("127.0.0.1", port))
         sock.sendall(get("/metrics"))
         async with asyncio.timeout(20):
             while not endpoint._tasks:  # noqa: ASYNC110
@@ -157,9 +157,9 @@ async def test_a_client_that_does_not_read_is_cut(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.asyncio
 async def test_who_asks_without_end_is_given_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hermes.metrics.endpoint.STALE_SECONDS", 1000)
-    async with serving() as (endpoint, looks):
-        first = await ask(endpoint, get("/metrics"))
-        assert [await ask(endpoint, get("/metrics")) for _ in range(5)] == [first] * 5
+    async with serving() as (port, looks, _):
+        first = await ask(port, get("/metrics"))
+        assert [await ask(port, get("/metrics")) for _ in range(5)] == [first] * 5
         assert looks == [1]
 
 
@@ -177,23 +177,21 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
 
 @pytest.mark.asyncio
 async def test_off_is_off() -> None:
-    async with serving(address="off") as (endpoint, _):
-        assert endpoint.port is None
+    async with serving(address="off") as (port, _, _):
+        assert port == 0
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("address", [lambda: taken(), lambda: "/nonexistent/metrics.sock"])
-async def test_where_it_cannot_listen_it_says_so(address: Callable[[], Any]) -> None:
-    where = address()
-    with pytest.raises(MachineError, match=r"metrics\.address .*: cannot listen there: "):
-        async with serving(address=where if isinstance(where, str) else f"127.0.0.1:{where.getsockname()[1]}"):
-            pass
-    if not isinstance(where, str):
-        where.close()
+async def test_where_another_has_begun_to_listen_it_says_so() -> None:
+    with bound("127.0.0.1", 0) as sock, socket.socket() as faster:
+        faster.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        faster.bind(sock.getsockname())
+        faster.listen()
+        endpoint = Endpoint(sock, Metrics(), never)
+        with pytest.raises(MachineError, match=r"metrics\.address: cannot listen there: Address already in use"):
+            await endpoint.start()
+        await endpoint.close()
 
 
-def taken() -> socket.socket:
-    sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
-    sock.listen()
-    return sock
+async def never() -> State:
+    raise AssertionError

@@ -1,0 +1,1 @@
+"""How a process gives up power for good: capabilities, files, sockets, system calls. Who imports this can lose, never gain."""

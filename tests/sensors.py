@@ -156,6 +156,7 @@ def start(images_dir: Path, sensors_dir: Path, tmp_path_factory: pytest.TempPath
             **{key: value for key, value in os.environ.items() if not key.startswith("HERMES_")},
             "HERMES_DATA_DIR": str(data_dir),
             "HERMES_SERVER__PORT": str(port),
+            "HERMES_SERVER__MAX_STARTUPS": "1000",  # a test comes with as many clients at once as it likes
             "HERMES_CONTAINER_POOL__SIZE": "2",
             **{f"HERMES_{key.upper()}": value for key, value in settings.items()},
         }

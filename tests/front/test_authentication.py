@@ -115,7 +115,7 @@ async def test_accept_after_failures_over_connections(serve: Serve) -> None:
 
 @pytest.mark.asyncio
 async def test_two_logins_at_once_do_not_swap_identities(serve: Serve) -> None:
-    async with serve(authentication={"passwords": {"*": ("*",)}}) as running:
+    async with serve(authentication={"passwords": {"*": ("*",)}}, server={"max_startups": "20"}) as running:
         names = [f"user{number}" for number in range(20)]
 
         async def log_in(name: str) -> None:

@@ -194,7 +194,7 @@ async def test_nobody_gets_in_while_events_cannot_be_kept(serve: Serve) -> None:
 
 @pytest.mark.asyncio
 async def test_a_million_window_changes_are_counted_and_bounded(serve: Serve) -> None:
-    async with serve(server={"max_requests": 100}) as running, running.connect() as connection:
+    async with serve(server={"max_requests": 100, "max_channel_requests": 100_000}) as running, running.connect() as connection:
         process = await connection.create_process(term_type="xterm", term_size=(80, 24))
         for number in range(20_000):
             process.change_terminal_size(80 + number % 100, 24)

@@ -11,7 +11,6 @@ from asyncssh.packet import Boolean, String, UInt32
 from structlog.testing import capture_logs
 
 from hermes import events
-from hermes.server.bounds import MAX_INFLATED
 from hermes.server.process import ChannelProcess
 from hermes.server.visitor import Visitor
 from tests.front.conftest import Running, Serve
@@ -98,8 +97,8 @@ async def test_a_key_exchange_that_never_ends_is_bounded(serve: Serve) -> None:
 
 @pytest.mark.asyncio
 async def test_requests_whose_answers_are_not_read_end_the_connection(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hermes.server.bounds.MAX_UNREAD", 4096)
     async with serve() as running:
+        monkeypatch.setitem(vars(running.front.settings.server), "max_unread", 4096)
         connection = await running.connect()
         connection._transport.pause_reading()
         for end, option in ((connection, socket.SO_RCVBUF), (server_side(running), socket.SO_SNDBUF)):
@@ -112,6 +111,7 @@ async def test_requests_whose_answers_are_not_read_end_the_connection(serve: Ser
                 break
         (closed,) = await running.journal.wait_for(events.ConnectionClosed)
         assert (closed.cause, closed.detail) == ("protocol-error", "answers not read")
+        assert [limit.limit for limit in running.journal.of(events.LimitReached)] == ["server.max_unread"]
         connection.abort()
         await connection.wait_closed()
 
@@ -122,9 +122,10 @@ async def test_a_packet_that_inflates_beyond_measure_ends_the_connection(serve: 
         connection = await running.connect(compression_algs=["zlib@openssh.com"])
         assert (await connection.run("x" * 100_000, stdin=asyncssh.DEVNULL)).exit_status == 7
         with pytest.raises((asyncssh.Error, OSError)):
-            await connection.run("x" * (MAX_INFLATED * 4), stdin=asyncssh.DEVNULL)
+            await connection.run("x" * (MIB), stdin=asyncssh.DEVNULL)
         (closed,) = await running.journal.wait_for(events.ConnectionClosed)
         assert closed.cause == "protocol-error"
+        assert [limit.limit for limit in running.journal.of(events.LimitReached)] == ["server.max_inflated"]
         assert len(running.journal.of(events.ChannelStarted)) == 1
 
 

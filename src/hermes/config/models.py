@@ -17,8 +17,10 @@ from hermes.config.values import (
     EventsTarget,
     FilePath,
     Image,
+    MaxStartups,
     Means,
     MetricsAddress,
+    Network,
     Password,
     PublicKey,
     Seconds,
@@ -81,6 +83,38 @@ class SensorConfig(Section):
     """System user that the front runs as. Must exist (`scripts/setup` makes it) and must not be root."""
 
 
+class PerAddressConfig(Section):
+    """What one address may have; 0 is no limit. One more connection is turned away as by an overloaded sshd."""
+
+    startups: int = Field(default=9, ge=0)
+    """Connections at once that are not authenticated (sshd's `PerSourceMaxStartups`). Fewer than `server.max_startups` begins
+    to drop at, so that one source costs no other a connection."""
+    connections: int = Field(default=50, ge=0)
+    """Connections at once, authenticated or not."""
+    connections_per_minute: int = Field(default=600, ge=0)
+    """New connections a minute; as many may come at once after a pause. A client that guesses passwords gets
+    `server.max_auth_tries` of them a connection."""
+    sessions: int = Field(default=20, ge=0)
+    """Sessions at once; one more is closed as soon as it is authenticated."""
+
+
+class PerNetworkConfig(Section):
+    """What all addresses of one network may have together; 0 is no limit."""
+
+    ipv4_prefix: int = Field(default=24, ge=8, le=32)
+    """Leading bits of an IPv4 address that make its network."""
+    ipv6_prefix: int = Field(default=48, ge=16, le=128)
+    """Leading bits of an IPv6 address that make its network."""
+    startups: int = Field(default=9, ge=0)
+    """Connections at once that are not authenticated (sshd's `PerSourceMaxStartups` and `PerSourceNetBlockSize`)."""
+    connections: int = Field(default=200, ge=0)
+    """Connections at once, authenticated or not."""
+    connections_per_minute: int = Field(default=1800, ge=0)
+    """New connections a minute; as many may come at once after a pause."""
+    sessions: int = Field(default=50, ge=0)
+    """Sessions at once; one more is closed as soon as it is authenticated."""
+
+
 class ServerConfig(Section):
     """What an attacker connects to."""
 
@@ -107,13 +141,43 @@ class ServerConfig(Section):
     """Seconds that sessions may go on after SIGTERM, while nobody new is let in; a second signal, or Ctrl-C, cuts them short."""
     max_auth_tries: int = Field(default=6, ge=1, le=1000)
     """Failed authentication tries after which the connection is cut (sshd's `MaxAuthTries`)."""
+    max_startups: MaxStartups = "10:30:100"
+    """Connections at once that are not authenticated (sshd's `MaxStartups`): from the first number on, the second is the
+    percentage of new ones dropped at random, rising until at the third all are."""
     max_connections: int = Field(default=1000, ge=1)
     """Connections at once, authenticated or not; one more is closed at once, as by an overloaded sshd."""
+    max_sessions: int = Field(default=500, ge=1)
+    """Sessions at once; one more is closed as soon as it is authenticated."""
     max_channels: int = Field(default=10, ge=1)
     """Session channels open at once in one connection (sshd's `MaxSessions`)."""
+    max_session_channels: int = Field(default=1000, ge=1)
+    """Session channels that one connection may open, one after the other."""
+    max_channel_requests: int = Field(default=10_000, ge=10)
+    """Requests on one channel (environment, terminal, window changes, signals); past it each one fails, without effect."""
     max_requests: int = Field(default=10_000, ge=100)
     """Events that one connection may write to the journal for requests it can repeat for free (environment, window
     changes, signals, forwards, input lines); past it they are only counted."""
+    max_forwards: int = Field(default=100, ge=0)
+    """Forwarded ports and sockets that one connection may believe it listens on."""
+    max_unread: Bytes = Field(default=16 * 1024 * 1024, ge=1024 * 1024)
+    """Bytes that wait for a client to read them, answers included; past it the client is cut off. What a channel's process
+    writes never comes to that: it is made to wait."""
+    max_deferred: int = Field(default=1000, ge=100)
+    """Packets that wait for a client to finish a key exchange; past it the client is cut off."""
+    max_inflated: Bytes = Field(default=256 * 1024, ge=64 * 1024)
+    """Bytes that one compressed packet may hold; past it the client is cut off."""
+    max_environment: Bytes = 32 * 1024
+    """Bytes of environment variables that one channel may set; more are refused."""
+    max_sources: int = Field(default=100_000, ge=1)
+    """Addresses, and as many networks, whose new connections a minute are remembered though none is connected; the least
+    recently seen are forgotten first."""
+    limit_interval: Seconds = 10
+    """Seconds for which a limit that is reached again by the same network is only counted; then `limit.reached` says how
+    often. 0: state it each time."""
+    exempt: tuple[Network, ...] = ("127.0.0.0/8", "::1/128")
+    """Addresses and networks without limits of their own (`server.per_address`, `server.per_network`): yours, or a proxy's."""
+    per_address: PerAddressConfig = PerAddressConfig()
+    per_network: PerNetworkConfig = PerNetworkConfig()
 
     @property
     def endpoints(self) -> tuple[tuple[str, int], ...]:

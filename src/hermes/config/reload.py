@@ -11,7 +11,10 @@ RELOADED = frozenset(
     if key.startswith(("authentication.", "server."))
     or key in {"logging.level", "logging.format"}
     or key.removeprefix("container_pool.") in {"size", "max_active", "concurrency", "allocation_timeout", "create_timeout"}
-) - {"server.addresses", "server.port", "server.proxy_protocol", "authentication.remember"}
+) - {
+    "server.addresses", "server.port", "server.proxy_protocol", "server.max_sources", "server.limit_interval",
+    "server.per_network.ipv4_prefix", "server.per_network.ipv6_prefix", "authentication.remember",
+}  # fmt: skip
 """Keys that are taken over: by the front for connections that come from then on, by the pool at once."""
 
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema
 
@@ -99,6 +99,42 @@ def _is_ip(text: str, version: int | None = None) -> bool:
 def _address(text: str) -> str:
     parse_endpoint(text, 1)
     return text
+
+
+class Startups(NamedTuple):
+    """sshd's `MaxStartups`: connections at which it begins to drop, percent dropped then, connections at which it drops all."""
+
+    begin: int
+    rate: int
+    full: int
+
+
+def parse_startups(text: str) -> Startups:
+    """Read `begin:rate:full`, or one number at which all are dropped; ValueError if it is neither."""
+    if (match := _STARTUPS.fullmatch(text)) is None:
+        raise ValueError("must be three numbers, begin:rate:full, or one")
+    begin = int(match[1])
+    rate, full = (100, begin) if match[2] is None else (int(match[2]), int(match[3]))
+    if not 1 <= begin <= full <= 1_000_000 or not 1 <= rate <= 100:
+        raise ValueError("must have a begin of at least 1, a rate from 1 to 100 percent, and a full of at least begin")
+    return Startups(begin, rate, full)
+
+
+_STARTUPS = re.compile(r"([0-9]{1,7})(?::([0-9]{1,3}):([0-9]{1,7}))?", re.ASCII)
+
+
+def _max_startups(text: str) -> str:
+    parse_startups(text)
+    return text
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError(
+            "must be a network such as 192.0.2.0/24 or 2001:db8::/48, or an address, without bits behind it"
+        ) from None
 
 
 def parse_metrics_address(text: str) -> tuple[str, int] | str | None:
@@ -271,6 +307,9 @@ FilePath = Annotated[Path, AfterValidator(_path), Means("a path")]
 EventsTarget = Annotated[
     str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_events), Means("stdout, off, or a path")
 ]
+MaxStartups = Annotated[str, AfterValidator(_max_startups), Means("begin:rate:full, such as 10:30:100, or one number"),
+                        WithJsonSchema({"type": ["string", "integer"]})]  # fmt: skip
+Network = Annotated[str, AfterValidator(_network), Means("an IP address or network")]
 MetricsAddress = Annotated[
     str, AfterValidator(_metrics_address), Means("off, a loopback address with its port, or the path of a unix socket")
 ]

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hermes.config import AuthenticationConfig
@@ -89,8 +89,10 @@ def _same_key(offered: str | None, known: str) -> bool:
 class Memory:
     """What is remembered of each address, bounded: the least recently seen address is forgotten first."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, on_forget: Callable[[], None] = lambda: None) -> None:
+        """`on_forget` is called for each address that is forgotten."""
         self._capacity = capacity
+        self._on_forget = on_forget
         self._histories: OrderedDict[str, History] = OrderedDict()
 
     def __len__(self) -> int:
@@ -103,6 +105,7 @@ class Memory:
             history = self._histories[address] = History()
             if len(self._histories) > self._capacity:
                 self._histories.popitem(last=False)
+                self._on_forget()
         else:
             self._histories.move_to_end(address)
         return history

@@ -6,8 +6,9 @@ Like `connection`, this overrides private methods of the pinned asyncssh; `tests
 import asyncio
 import sys
 import zlib
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncssh
 import structlog
@@ -16,16 +17,15 @@ from asyncssh.connection import SSHServerConnection
 from asyncssh.constants import MSG_IGNORE
 from asyncssh.packet import PacketDecodeError, SSHPacket, SSHPacketLogger
 
+from hermes.config import ServerConfig
+
+if TYPE_CHECKING:
+    from hermes.server.visitor import Visitor
+
 log = structlog.get_logger(__name__)
 
 WRITE_HIGH_WATER = 512 * 1024
 """Bytes that wait for a client to read them before what produces more is made to wait."""
-MAX_UNREAD = 16 * 1024 * 1024
-"""Bytes that wait for a client, answers it never reads included, after which it is cut off."""
-MAX_DEFERRED = 1000
-"""Packets that wait for a key exchange to end, after which the client that does not end it is cut off."""
-MAX_INFLATED = 256 * 1024
-"""Bytes that one compressed packet may hold."""
 READ_SIZE = 32 * 1024
 """Bytes taken from the network at once: a flood of tiny packets must not keep the event loop."""
 MIN_PACKET = 1024
@@ -37,8 +37,13 @@ CRUMB = 4096
 class BoundedConnection(SSHServerConnection):
     """A server connection that can be neither swollen nor used to keep the event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, options: asyncssh.SSHServerConnectionOptions) -> None:
+    _owner: "Visitor"
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, options: asyncssh.SSHServerConnectionOptions, config: ServerConfig
+    ) -> None:  # fmt: skip
         super().__init__(loop, options)
+        self._config = config
         self._room = asyncio.Event()
         self._write_paused = False
 
@@ -80,13 +85,16 @@ class BoundedConnection(SSHServerConnection):
         if pkttype == MSG_IGNORE:
             return
         super().send_packet(pkttype, *args, handler=handler)
-        if len(self._deferred_packets) > MAX_DEFERRED:
-            self.cut("key exchange not finished")
-        elif self._transport is not None and self._transport.get_write_buffer_size() > MAX_UNREAD:
-            self.cut("answers not read")
+        if self._transport is None:
+            return
+        if len(self._deferred_packets) > self._config.max_deferred:
+            self._cut("server.max_deferred", self._config.max_deferred, "key exchange not finished")
+        elif self._transport.get_write_buffer_size() > self._config.max_unread:
+            self._cut("server.max_unread", self._config.max_unread, "answers not read")
 
-    def cut(self, reason: str) -> None:
+    def _cut(self, limit: str, value: int, reason: str) -> None:
         """End the connection: the client breaks the rules."""
+        self._owner.limit_reached(limit, value, detail=reason)
         self._force_close(asyncssh.ProtocolError(reason))
 
     # ---- what the client sends
@@ -98,7 +106,10 @@ class BoundedConnection(SSHServerConnection):
     def _process_newkeys(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
         super()._process_newkeys(pkttype, pktid, packet)
         if self._decompressor is not None:
-            self._decompressor = _Inflater()  # type: ignore[assignment]
+            self._decompressor = _Inflater(self._config.max_inflated, self._inflated_too_far)  # type: ignore[assignment]
+
+    def _inflated_too_far(self) -> None:
+        self._owner.limit_reached("server.max_inflated", self._config.max_inflated, detail="a compressed packet")
 
     # ---- the end
 
@@ -125,16 +136,21 @@ def _log_mistake(kind: type[BaseException] | None, error: BaseException | None, 
 class _Inflater:
     """zlib, a packet at a time, with an end to what one packet may become."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int, on_limit: Callable[[], None]) -> None:
         self._zlib = zlib.decompressobj()
+        self._limit = limit
+        self._on_limit = on_limit
 
     def decompress(self, data: bytes) -> bytes | None:
         """Return the packet, or None when it is malformed or too large."""
         try:
-            inflated = self._zlib.decompress(data, MAX_INFLATED)
+            inflated = self._zlib.decompress(data, self._limit)
         except zlib.error:
             return None
-        return None if self._zlib.unconsumed_tail else inflated
+        if self._zlib.unconsumed_tail:
+            self._on_limit()
+            return None
+        return inflated
 
 
 class BoundedChannel(SSHServerChannel[bytes]):

@@ -6,6 +6,7 @@ Like `connection`, this overrides private methods of the pinned asyncssh; `tests
 import asyncio
 from typing import TYPE_CHECKING
 
+from asyncssh.constants import MSG_CHANNEL_FAILURE, MSG_CHANNEL_REQUEST
 from asyncssh.packet import SSHPacket
 
 from hermes.events import from_bytes
@@ -21,8 +22,6 @@ MAX_TERM = 64
 """Characters of a terminal type that are kept."""
 MAX_SIZE = 0xFFFF
 """Largest width or height that a Linux terminal can have (struct winsize)."""
-MAX_ENV = 32 * 1024
-"""Bytes of one channel's environment that are passed on."""
 
 
 class Channel(BoundedChannel):
@@ -34,6 +33,14 @@ class Channel(BoundedChannel):
         super().__init__(
             connection, loop, True, False, False, 0, 0, None, "strict", persona.CHANNEL_WINDOW, persona.CHANNEL_PACKET
         )  # fmt: skip
+
+    def _process_request(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
+        if self._session.visitor.request_allowed(self._session):
+            super()._process_request(pkttype, pktid, packet)
+            return
+        packet.get_string()
+        if packet.get_boolean():
+            self.send_packet(MSG_CHANNEL_FAILURE)
 
     def _process_pty_req_request(self, packet: SSHPacket) -> bool:
         term = packet.get_string()
@@ -52,8 +59,8 @@ class Channel(BoundedChannel):
         name = packet.get_string()
         value = packet.get_string()
         packet.check_end()
-        size = sum(len(key) + len(known) for key, known in self._session.env.items()) + len(name) + len(value)
-        accepted = persona.accepts_env(name) and b"\0" not in value and size <= MAX_ENV
+        wanted = persona.accepts_env(name) and b"\0" not in value
+        accepted = wanted and self._session.visitor.environment_allowed(self._session, len(name) + len(value))
         if accepted:
             self._session.env[name] = value
         self._session.env_requested(name, value, accepted=accepted)
@@ -90,6 +97,11 @@ class Channel(BoundedChannel):
     def _process_auth_agent_req_at_openssh_dot_com_request(self, packet: SSHPacket) -> bool:  # type: ignore[override]
         self._session.forward_requested("agent", accepted=True)
         return True
+
+    _packet_handlers = {  # noqa: RUF012  declared by asyncssh
+        **BoundedChannel._packet_handlers,
+        MSG_CHANNEL_REQUEST: _process_request,
+    }
 
 
 def _terminal_modes(encoded: bytes) -> dict[int, int]:

@@ -8,7 +8,7 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import Awaitable, Coroutine
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import asyncssh
 from asyncssh.constants import (
@@ -24,13 +24,11 @@ from asyncssh.constants import (
 from asyncssh.packet import Boolean, NameList, PacketDecodeError, SSHPacket, SSHPacketHandler, String, UInt32
 from asyncssh.public_key import KeyImportError, decode_ssh_public_key
 
+from hermes.config import ServerConfig
 from hermes.events import from_bytes
 from hermes.server import persona
 from hermes.server.bounds import MIN_PACKET, BoundedConnection
 from hermes.server.proxy_protocol import ProxyHeader, ProxyHeaderError, parse
-
-if TYPE_CHECKING:
-    from hermes.server.visitor import Visitor
 
 MSG_USERAUTH_PK_OK = 60  # RFC 4252, 7
 MSG_USERAUTH_INFO_REQUEST = 60  # RFC 4256, 5
@@ -43,11 +41,11 @@ PROXY_PATIENCE = 10.0
 class Connection(BoundedConnection):
     """One attacker's SSH connection. What it means is decided by its owner, the `Visitor`."""
 
-    _owner: "Visitor"
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, options: asyncssh.SSHServerConnectionOptions, *, proxied: bool) -> None:
-        super().__init__(loop, options)
-        self._proxy_buffer = b"" if proxied else None
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, options: asyncssh.SSHServerConnectionOptions, config: ServerConfig
+    ) -> None:  # fmt: skip
+        super().__init__(loop, options, config)
+        self._proxy_buffer = b"" if config.proxy_protocol else None
         self._proxy_transport: asyncio.Transport | None = None
         self._proxy_timer: asyncio.TimerHandle
         self._seen_kexinit = False

@@ -8,8 +8,6 @@ from hermes import events
 if TYPE_CHECKING:
     from hermes.server.visitor import Visitor
 
-MAX_LISTENERS = 100
-"""Forwarded ports and paths that one connection may believe it listens on."""
 EPHEMERAL_PORTS = range(32768, 61000)
 """Linux's ip_local_port_range, from which a forward of port 0 gets its number."""
 
@@ -17,8 +15,9 @@ EPHEMERAL_PORTS = range(32768, 61000)
 class Forwards:
     """What one connection asked to have forwarded."""
 
-    def __init__(self, visitor: "Visitor") -> None:
+    def __init__(self, visitor: "Visitor", most: int) -> None:
         self._visitor = visitor
+        self._most = most
         self._listeners: set[tuple[str, int]] = set()
 
     def connect_requested(self, host: str, port: int, origin_host: str, origin_port: int) -> None:
@@ -60,7 +59,10 @@ class Forwards:
         return self.listen_cancelled(path, -1)
 
     def _listen(self, host: str, port: int) -> bool:
-        if (host, port) in self._listeners or len(self._listeners) >= MAX_LISTENERS:
+        if (host, port) in self._listeners:
+            return False
+        if len(self._listeners) >= self._most:
+            self._visitor.limit_reached("server.max_forwards", self._most)
             return False
         self._listeners.add((host, port))
         return True

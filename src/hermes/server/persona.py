@@ -57,7 +57,6 @@ OPEN_FAILED = "open failed"
 CONNECT_FAILED = "Connection refused"
 INVALID_IDENTIFICATION = b"Invalid SSH identification string.\r\n"
 MAJOR_VERSIONS_DIFFER = b"Protocol major versions differ.\r\n"
-TOO_MANY_CONNECTIONS = b"Exceeded MaxStartups\r\n"
 SESSIONS_DISABLED = "Possible attack: attempt to open a session after additional sessions disabled"
 TOO_MANY_FAILURES = "Too many authentication failures"
 KBDINT_PROMPT = "Password: "
@@ -69,6 +68,20 @@ _ACCEPT_ENV = re.compile(rb"LANG|LC_[A-Za-z0-9_]*")
 def accepts_env(name: bytes) -> bool:
     """Return whether a client may set this environment variable."""
     return _ACCEPT_ENV.fullmatch(name) is not None
+
+
+def overload_notice(version: str) -> bytes:
+    """Return what an overloaded sshd of this version says instead of its identification string before it closes.
+
+    OpenSSH 8.2 to 9.7 says so; 9.8, which has penalties too, words it otherwise; older ones, and others, just close.
+    """
+    match = _OPENSSH.match(version)
+    if match is None or (release := (int(match[1]), int(match[2]))) < (8, 2):
+        return b""
+    return b"Exceeded MaxStartups\r\n" if release < (9, 8) else b"Not allowed at this time\r\n"
+
+
+_OPENSSH = re.compile(r"OpenSSH_([0-9]{1,3})\.([0-9]{1,3})")
 
 
 def identification_error(line: bytes) -> bytes | None:

@@ -118,6 +118,8 @@ class ChannelProcess(asyncssh.SSHServerSession[bytes]):
         self.stdout = OutputStream(self, None)
         self.stderr = OutputStream(self, asyncssh.EXTENDED_DATA_STDERR)
         self.controls: Controls | None = None
+        self.requests = 0
+        """Requests so far."""
         self.bytes_in = 0
         self.bytes_out = 0
         self.exit_status: int | None = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,11 +12,14 @@ import asyncssh
 import structlog
 
 from hermes.config import Settings
-from hermes.events import ConnectionRefused, Event
+from hermes.errors import JournalError
+from hermes.events import ConnectionRefused, Event, LimitReached
 from hermes.server import persona
 from hermes.server.auth import Memory
 from hermes.server.connection import Connection
+from hermes.server.limits import Limits, Refusal
 from hermes.server.process import ChannelProcess
+from hermes.server.reports import Report, Reports
 from hermes.server.visitor import Visitor
 from hermes.tasks import TaskOwner
 
@@ -52,7 +56,9 @@ class Front:
         """`on_channel_opened` is called before a channel says what it wants: time to make ready for it."""
         self.settings = settings
         self.visitors: set[Visitor] = set()
-        self.memory = Memory(settings.authentication.remember)
+        server, remember = settings.server, settings.authentication.remember
+        self.limits = Limits(server, lambda: self._remember_reached("server.max_sources", server.max_sources))
+        self.memory = Memory(remember, lambda: self._remember_reached("authentication.remember", remember))
         self.channel_opened = on_channel_opened
         self.session_over = on_session_over
         self.closing = False
@@ -61,6 +67,8 @@ class Front:
         self._tasks = TaskOwner("front")
         self._servers: list[asyncio.Server] = []
         self._refused_logged = 0.0
+        self._reports = Reports(server.limit_interval)
+        self._report_timer: asyncio.TimerHandle | None = None
         self._drained: asyncio.Event | None = None
         self._host_keys = host_keys
         self._options = _options(settings, host_keys, lambda: Visitor(self))
@@ -69,14 +77,17 @@ class Front:
         """Accept connections on these listening sockets."""
         loop = asyncio.get_running_loop()
         asyncssh.set_log_level("CRITICAL")
-        proxied = self.settings.server.proxy_protocol
+
+        def connection() -> Connection:
+            return Connection(loop, self._options, self.settings.server)
+
         for sock in sockets:
-            server = await loop.create_server(lambda: Connection(loop, self._options, proxied=proxied), sock=sock, backlog=1024)
-            self._servers.append(server)
+            self._servers.append(await loop.create_server(connection, sock=sock, backlog=1024))
 
     def reconfigure(self, settings: Settings) -> None:
         """Treat connections that come from now on by these settings."""
         self.settings = settings
+        self.limits.reconfigure(settings.server)
         self._options = _options(settings, self._host_keys, lambda: Visitor(self))
 
     async def drain(self, stop: asyncio.Event) -> None:
@@ -95,11 +106,6 @@ class Front:
                 ends = [tasks.spawn(stop.wait(), name="stop"), tasks.spawn(self._drained.wait(), name="drained")]
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
 
-    def gone(self, visitor: Visitor) -> None:
-        """The visitor's connection is lost."""
-        self.visitors.discard(visitor)
-        self._note_if_drained()
-
     def _note_if_drained(self) -> None:
         if self._drained is not None and not self.visitors:
             self._drained.set()
@@ -116,25 +122,46 @@ class Front:
             visitor.shut_down()
         await asyncio.sleep(0)
         await self._tasks.close()
+        if self._report_timer is not None:
+            self._report_timer.cancel()
+        self._state(self._reports.flush())
 
-    def refusal(self) -> str | None:
-        """Return why one more connection cannot be taken, or None when it can."""
+    def refusal(self, visitor: Visitor) -> str | None:
+        """Take one more connection, or return why it cannot be taken."""
         if self.closing:
             return "shutting down"
         if not self._journal.healthy:
             return "events cannot be written"
-        if len(self.visitors) >= self.settings.server.max_connections:
-            return "server.max_connections reached"
+        outcome = self.limits.admit(time.monotonic(), visitor.source_ip, random.randrange(100))
+        if isinstance(outcome, Refusal):
+            visitor.limit_reached(outcome.limit, outcome.value, detail="a connection")
+            return f"{outcome.limit} reached"
+        visitor.slot = outcome
+        self.visitors.add(visitor)
         return None
 
     def refused(self, event: ConnectionRefused) -> None:
-        """A connection was refused: one event each, one log line a minute."""
-        if self._journal.healthy:
-            self._journal.emit(event)
+        """A connection was refused."""
+        self.report(event, event.reason)
         now = time.monotonic()
         if now - self._refused_logged > 60:
             self._refused_logged = now
             log.warning("connections are being refused", reason=event.reason)
+
+    def session_refused(self, visitor: Visitor) -> bool:
+        """Let an authenticated connection become a session. Return whether it cannot."""
+        assert visitor.slot is not None
+        refusal = self.limits.log_in(visitor.slot)
+        if refusal is not None:
+            visitor.limit_reached(refusal.limit, refusal.value, detail="a session")
+        return refusal is not None
+
+    def left(self, visitor: Visitor) -> None:
+        """The connection is gone."""
+        self.visitors.discard(visitor)
+        if visitor.slot is not None:
+            self.limits.leave(visitor.slot)
+        self._note_if_drained()
 
     def run(self, visitor: Visitor, process: ChannelProcess) -> None:
         """Run the channel's process in a task of the front's."""
@@ -151,6 +178,29 @@ class Front:
     def emit(self, event: Event) -> None:
         """Write an event to the journal."""
         self._journal.emit(event)
+
+    # ---- what an attacker can cause for free
+
+    def report(self, event: Report, kind: str) -> None:
+        """State a fact, or count it where its like was stated of the same network just now."""
+        kinds = (type(event), kind)
+        source = self.limits.network_of(event.source_ip) if event.source_ip else None
+        self._state(self._reports.take(time.monotonic(), kinds, source, event))
+
+    def _remember_reached(self, limit: str, value: int) -> None:
+        self.report(LimitReached(limit=limit, value=value, detail="the least recently seen is forgotten"), limit)
+
+    def _state(self, stated: list[Report]) -> None:
+        for event in stated:
+            with contextlib.suppress(JournalError):  # it says so itself, and nobody is let in meanwhile
+                self._journal.emit(event)
+        due = self._reports.next_due
+        if due is not None and self._report_timer is None and not self.closing:
+            self._report_timer = asyncio.get_running_loop().call_later(max(0.0, due - time.monotonic()), self._report_due)
+
+    def _report_due(self) -> None:
+        self._report_timer = None
+        self._state(self._reports.due(time.monotonic()))
 
 
 def _options(

@@ -16,6 +16,7 @@ from hermes.server.backend import PTYRequest, SessionInfo
 from hermes.server.channel import Channel
 from hermes.server.connection import Connection
 from hermes.server.forwards import Forwards
+from hermes.server.limits import Slot
 from hermes.server.login import Login
 from hermes.server.process import ChannelProcess
 
@@ -42,8 +43,10 @@ class Visitor(asyncssh.SSHServer):
         self.bytes_out = 0
         self.channels = 0
         self.login = Login(self, front.memory)
-        self.forwards = Forwards(self)
+        self.slot: Slot | None = None
+        """Its place among the connections, once it is let in."""
         self._settings = front.settings.server
+        self.forwards = Forwards(self, self._settings.max_forwards)
         self._connection: Connection | None = None
         self._open: dict[int, ChannelProcess] = {}
         self._started = time.monotonic()
@@ -81,15 +84,14 @@ class Visitor(asyncssh.SSHServer):
         peer = conn.get_extra_info("peername") or ("", 0)
         local = conn.get_extra_info("sockname") or ("", 0)
         self.source_ip, self.source_port = _plain(peer[0]), peer[1]
-        refusal = self.front.refusal()
+        refusal = self.front.refusal(self)
         if refusal is not None:
             self._cause = ("refused", refusal)
             self.front.refused(events.ConnectionRefused(
                 connection_id=self.connection_id, source_ip=self.source_ip, source_port=self.source_port, reason=refusal
             ))  # fmt: skip
-            conn.refuse(persona.TOO_MANY_CONNECTIONS)
+            conn.refuse(persona.overload_notice(self._settings.version))
             return
-        self.front.visitors.add(self)
         self._emit(
             events.ConnectionOpened(
                 connection_id=self.connection_id,
@@ -107,7 +109,7 @@ class Visitor(asyncssh.SSHServer):
         self._disarm()
         if self not in self.front.visitors:
             return
-        self.front.gone(self)
+        self.front.left(self)
         if self._cause is None:
             self._cause = _cause_of(exc)
         self._ended = time.monotonic()
@@ -196,6 +198,7 @@ class Visitor(asyncssh.SSHServer):
                 seconds=seconds,
             )
         )
+        self.limit_reached(f"server.{limit}_timeout", seconds)
         self.end(f"{limit}-timeout")
 
     # ---- what the client says of itself
@@ -213,6 +216,9 @@ class Visitor(asyncssh.SSHServer):
 
     def auth_completed(self) -> None:
         assert self._connection is not None
+        if self.front.session_refused(self):
+            self.end("limit")
+            return
         self.session = SessionInfo(
             new_id(), self._connection.get_extra_info("username"), self.source_ip, self.source_port, authenticated=True
         )
@@ -235,8 +241,15 @@ class Visitor(asyncssh.SSHServer):
     def session_requested(self) -> tuple[Channel, ChannelProcess]:
         if self._no_more_sessions:
             raise asyncssh.DisconnectError(asyncssh.DISC_PROTOCOL_ERROR, persona.SESSIONS_DISABLED)
-        if len(self._open) >= self._settings.max_channels or self._requests >= self._settings.max_requests:
-            self.repeat(events.ChannelFailed, channel=None, reason="too many session channels")
+        for limit, count, most in (
+            ("server.max_channels", len(self._open), self._settings.max_channels),
+            ("server.max_session_channels", self.channels, self._settings.max_session_channels),
+            ("server.max_requests", self._requests, self._settings.max_requests),
+        ):
+            if count < most:
+                continue
+            self.limit_reached(limit, most)
+            self.repeat(events.ChannelFailed, channel=None, reason=f"{limit} reached")
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, persona.OPEN_FAILED)
         assert self._connection is not None
         self.channels += 1
@@ -332,6 +345,22 @@ class Visitor(asyncssh.SSHServer):
         """A line went to the channel's shell."""
         self.repeat(events.ChannelInput, channel=number, line=line, truncated=truncated)
 
+    def request_allowed(self, process: ChannelProcess) -> bool:
+        """Count a request on the channel. Return whether it is to be acted on."""
+        process.requests += 1
+        most = self._settings.max_channel_requests
+        if process.requests == most + 1:
+            self.limit_reached("server.max_channel_requests", most, channel=process.number)
+        return process.requests <= most
+
+    def environment_allowed(self, process: ChannelProcess, size: int) -> bool:
+        """Return whether the channel's environment may grow by so many bytes."""
+        most = self._settings.max_environment
+        if sum(len(name) + len(value) for name, value in process.env.items()) + size <= most:
+            return True
+        self.limit_reached("server.max_environment", most, channel=process.number)
+        return False
+
     # ---- other requests
 
     def forward_requested(self, kind: str, *, accepted: bool) -> None:
@@ -354,6 +383,18 @@ class Visitor(asyncssh.SSHServer):
         self._requests += 1
         if self._requests <= self._settings.max_requests:
             self.say(event, **fields)
+        elif self._requests == self._settings.max_requests + 1:
+            self.limit_reached("server.max_requests", self._settings.max_requests, detail="more are only counted")
+
+    def limit_reached(self, limit: str, value: float, *, channel: int | None = None, detail: str = "") -> None:
+        """State that the connection came to a limit: this setting, which is so much."""
+        self.front.report(
+            events.LimitReached(
+                connection_id=self.connection_id,
+                session_id=self.session.session_id if self.session else None,
+                limit=limit, value=value, source_ip=self.source_ip, channel=channel, detail=detail,
+            ), limit,
+        )  # fmt: skip
 
     def _emit(self, event: events.Event) -> None:
         try:

@@ -48,7 +48,7 @@ def test_environment_variables_are_told_apart() -> None:
     assert len(BY_ENV) == len(SETTINGS)
     assert SETTINGS["container_pool.limits.memory"].env == "HERMES_CONTAINER_POOL__LIMITS__MEMORY"
     assert SETTINGS["data_dir"].env == "HERMES_DATA_DIR"
-    assert all(re.fullmatch(r"HERMES(_[A-Z]+)+(__[A-Z]+(_[A-Z]+)*)*", it) for it in BY_ENV)
+    assert all(re.fullmatch(r"HERMES(_[A-Z]+)+(__[A-Z][A-Z0-9]*(_[A-Z]+)*)*", it) for it in BY_ENV)
 
 
 def test_defaults_are_those_of_the_models() -> None:

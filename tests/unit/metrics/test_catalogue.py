@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as _parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as _parse_text
@@ -118,6 +118,7 @@ def test_gauges_tell_what_is_and_nothing_of_what_nobody_knows() -> None:
     assert found["hermes_up", "part=broker"] == 0
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.text())
 def test_no_text_of_an_attacker_becomes_a_label(text: str) -> None:
     metrics = Metrics()

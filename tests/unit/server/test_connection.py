@@ -29,6 +29,7 @@ OVERRIDDEN = {
     ),
     BoundedChannel: ("_accept_data",),
     Channel: (
+        "_process_request", "_packet_handlers",
         "_process_pty_req_request", "_process_env_request", "_process_shell_request", "_process_exec_request",
         "_process_subsystem_request", "_process_signal_request", "_process_x11_req_request",
         "_process_auth_agent_req_at_openssh_dot_com_request",

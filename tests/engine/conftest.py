@@ -60,16 +60,21 @@ def _fake(request: pytest.FixtureRequest, root: Path) -> Case:
     return Case("fake", lambda instance: FakeEngine(), isolated=False, durable=False)
 
 
-def _local(request: pytest.FixtureRequest, root: Path) -> Case:
-    from hermes.broker.engines.local import LocalEngine
+def _local(runtime: str) -> Callable[[pytest.FixtureRequest, Path], Case]:
+    def case(request: pytest.FixtureRequest, root: Path) -> Case:
+        from hermes.broker.engines.local import LocalEngine
 
-    image = request.getfixturevalue("target_image")
-    config = request.getfixturevalue("pool_config")(engine="local")
+        image = request.getfixturevalue("target_image")
+        config = request.getfixturevalue("pool_config")(engine="local", runtime=runtime)
 
-    def make(instance: str) -> Engine:
-        return LocalEngine(config, data_dir=root / instance, image=image, instance=instance)
+        def make(instance: str) -> Engine:
+            return LocalEngine(config, data_dir=root / instance, image=image, instance=instance)
 
-    return Case("local", make, own_users=True)
+        if runtime == "runsc":
+            return Case("local-runsc", make, exact_signals=False)
+        return Case("local", make, own_users=True)
+
+    return case
 
 
 def _docker(entry: str) -> Callable[[pytest.FixtureRequest, Path], Case]:
@@ -89,7 +94,13 @@ def _docker(entry: str) -> Callable[[pytest.FixtureRequest, Path], Case]:
     return case
 
 
-CASES = {"fake": _fake, "local": _local, "docker-spawner": _docker("spawner"), "docker-api": _docker("api")}
+CASES = {
+    "fake": _fake,
+    "local": _local("auto"),
+    "local-runsc": _local("runsc"),
+    "docker-spawner": _docker("spawner"),
+    "docker-api": _docker("api"),
+}
 
 
 Make: TypeAlias = Callable[..., "DockerEngine"]

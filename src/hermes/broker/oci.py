@@ -1,8 +1,9 @@
-"""The OCI runtime (runc or crun): what it is told, and how it is run."""
+"""The OCI runtime (runc, crun or runsc): what it is told, and how it is run."""
 
 import asyncio
 import json
 import os
+import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -93,12 +94,28 @@ BOOT_NICE = 10
 """Nice value of the runtime that makes a box, and of the box's processes until it is opened."""
 
 
+RUNSC_FLAGS = (
+    "--network=none",
+    "--overlay2=none",
+    "--file-access=shared",
+    "--directfs=false",
+    "--host-uds=none",
+    "--host-fifo=none",
+)
+"""How gVisor is to run: what is written goes at once through a gofer to the box's own overlay, where it is kept, instead of
+staying in memory for a while; and the sandbox itself can open nothing of the host."""
+
+
 class Runtime:
-    """runc or crun, with its state below `state`."""
+    """runc, crun or runsc, with its state below `state`."""
 
     def __init__(self, program: str, state: Path) -> None:
         self.program = program
         self.state = state
+        self.is_runsc = Path(program).name == "runsc"
+        """It is gVisor's: a box has a kernel of its own, and no spawner can enter it."""
+        self.arguments = ("--root", str(state), *(RUNSC_FLAGS if self.is_runsc else ()))
+        """What stands before every command."""
 
     @property
     def is_crun(self) -> bool:
@@ -111,7 +128,7 @@ class Runtime:
         When cancelled, the runtime is killed; what it made until then is the caller's to remove.
         """
         pid_file, log = bundle / "pid", bundle / "log"
-        arguments = ("--root", str(self.state), "--log", str(log), "--log-format", "json")
+        arguments = (*self.arguments, "--log", str(log), "--log-format", "json")
         command = (*arguments, "run", "--detach", "--bundle", str(bundle), "--pid-file", str(pid_file), container_id)
         null = asyncio.subprocess.DEVNULL
         if not os.access(self.program, os.X_OK):
@@ -133,6 +150,22 @@ class Runtime:
         if status != 0:
             raise EngineError(f"{self.program} run failed: {_last_error(log) or f'exit status {status}'}")
         return int(pid_file.read_text())
+
+    def forget(self, container_id: str) -> None:
+        """Remove what it keeps of a container of which nothing runs any more."""
+        shutil.rmtree(self.state / container_id, ignore_errors=True)
+        for name in (f"{container_id}_sandbox:{container_id}.state", f"{container_id}_sandbox:{container_id}.lock"):
+            (self.state / name).unlink(missing_ok=True)
+        (self.state / f"runsc-{container_id}.sock").unlink(missing_ok=True)
+
+
+def occupy_tmp(rootfs: Path, base: int) -> None:
+    """Put into a fresh box's /tmp what X leaves there: over an empty one gVisor mounts a tmpfs, of which nothing is kept."""
+    for name in (".ICE-unix", ".X11-unix"):
+        directory = rootfs / "tmp" / name
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o1777)
+        os.chown(directory, base, base)
 
 
 def _last_error(log: Path) -> str:

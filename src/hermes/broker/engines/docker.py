@@ -21,9 +21,10 @@ from aiodocker import Docker, DockerError
 from hermes.broker.engines import docker_changes
 from hermes.broker.engines.base import Box
 from hermes.broker.engines.docker_container import BOX_LABEL, INSTANCE_LABEL, connect, container_config, name_of, pidfd_of
-from hermes.broker.engines.docker_exec import ExecServer
+from hermes.broker.engines.docker_exec import DockerExecServer
 from hermes.broker.engines.docker_image import ready_image
-from hermes.broker.engines.docker_stream import FAULTS, one_line
+from hermes.broker.engines.docker_stream import FAULTS
+from hermes.broker.engines.exec_server import one_line
 from hermes.broker.image import Image
 from hermes.broker.policy import Policy
 from hermes.broker.zygote import Zygote
@@ -56,7 +57,7 @@ class _Cell:
     """What Docker said of the container when it had started."""
     pidfd: int | None = None
     """Of its init, if that runs on this machine."""
-    server: ExecServer | None = None
+    server: DockerExecServer | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     removal: "asyncio.Task[EngineError | None] | None" = None
 
@@ -185,7 +186,7 @@ class DockerEngine:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs.setblocking(False)
         variables = tuple(str(entry).partition("=")[0] for entry in cell.details["Config"].get("Env") or ())
-        cell.server = ExecServer(self._docker, cell.name, ours, unset=variables)
+        cell.server = DockerExecServer(self._docker, cell.name, ours, unset=variables)
         return theirs
 
     async def freeze(self, box: Box) -> None:

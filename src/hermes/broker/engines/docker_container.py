@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 from aiodocker import Docker
 
-from hermes.broker.engines import docker_scripts
+from hermes.broker.engines import exec_scripts
 from hermes.broker.policy import MASKED_PATHS, READONLY_PATHS, Policy
 from hermes.config.models import ContainerPoolConfig
 from hermes.errors import EngineError
@@ -28,7 +28,7 @@ def container_config(
         "Hostname": config.hostname,
         "User": "0:0",
         "WorkingDir": "/",
-        "Entrypoint": list(init) or ["/bin/sh", "-c", docker_scripts.KEEPALIVE, "init"],
+        "Entrypoint": list(init) or ["/bin/sh", "-c", exec_scripts.KEEPALIVE, "init"],
         "Cmd": [],
         "Labels": labels,
         "Healthcheck": {"Test": ["NONE"]},

@@ -42,6 +42,10 @@ class Case:
     """An end by a signal that nobody sent over the box socket is told from exit status 128+n."""
     real_terminal: bool = True
     """A terminal's fd is a pty master."""
+    linux: bool = True
+    """The kernel of a box is Linux, with its limits and its refusals; what goes too far is killed alone, not the box."""
+    named_terminal: bool = True
+    """A terminal is a device of the box: it has a path, and is /dev/tty."""
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +75,7 @@ def _local(runtime: str) -> Callable[[pytest.FixtureRequest, Path], Case]:
             return LocalEngine(config, data_dir=root / instance, image=image, instance=instance)
 
         if runtime == "runsc":
-            return Case("local-runsc", make, exact_signals=False)
+            return Case("local-runsc", make, exact_signals=False, linux=False, named_terminal=False)
         return Case("local", make, own_users=True)
 
     return case

@@ -20,11 +20,19 @@ _ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 
 
 def config(
-    policy: Policy, *, init: tuple[str, ...], hostname: str, base: int, cgroup: str, swap: bool, bpf: str | None = None
+    policy: Policy,
+    *,
+    init: tuple[str, ...],
+    hostname: str,
+    base: int,
+    cgroup: str,
+    swap: bool,
+    bpf: str | None = None,
+    sandboxed: bool = False,
 ) -> dict[str, Any]:
     """The runtime's config.json. `base` is the host's uid and gid of the box's root; `swap`: the kernel counts swap.
 
-    With `bpf` (base64), crun takes that instead of compiling the seccomp profile for each box anew.
+    With `bpf` (base64), crun takes that instead of compiling the seccomp profile for each box anew. `sandboxed`: for gVisor.
     """
     ids = [{"containerID": 0, "hostID": base, "size": 65536}]
     memory = {"limit": policy.limits.memory} | ({"swap": policy.limits.memory} if swap else {})
@@ -57,7 +65,7 @@ def config(
             "resources": {
                 "devices": [{"allow": False, "access": "rwm"}],
                 "memory": memory,
-                "pids": {"limit": policy.limits.pids},
+                "pids": {"limit": sandbox_pids(policy.limits.pids) if sandboxed else policy.limits.pids},
                 "cpu": {"quota": int(_PERIOD * policy.limits.cpus), "period": _PERIOD, "shares": BOOT_SHARES},
             },
         },
@@ -86,6 +94,14 @@ def _mounts(policy: Policy) -> list[dict[str, Any]]:
         {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]},
         {"destination": "/run", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "mode=755", f"size={shm}k"]},
     ]
+
+
+def sandbox_pids(pids: int) -> int:
+    """Tasks of the host that `pids` processes of a gVisor box may take: up to three each, and those of its kernel and its gofer.
+
+    At the limit that kernel dies, and the box with it.
+    """
+    return 3 * pids + 128
 
 
 BOOT_SHARES = 64

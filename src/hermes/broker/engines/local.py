@@ -255,6 +255,7 @@ class LocalEngine:
             cgroup=cell.cgroup.name,
             swap=self._swap,
             bpf=self._bpf,
+            sandboxed=self._runtime.is_runsc,
         )
         await self._in_thread(self._lay_out, cell.files, namespace, base, json.dumps(settings))
         pid = await self._runtime.run(cell.box.id, cell.files.bundle)

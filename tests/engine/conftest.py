@@ -81,17 +81,19 @@ def _local(runtime: str) -> Callable[[pytest.FixtureRequest, Path], Case]:
     return case
 
 
-def _docker(entry: str) -> Callable[[pytest.FixtureRequest, Path], Case]:
+def _docker(entry: str, runtime: str = "auto") -> Callable[[pytest.FixtureRequest, Path], Case]:
     def case(request: pytest.FixtureRequest, root: Path) -> Case:
         from hermes.broker.engines.docker import DockerEngine
 
         image = request.getfixturevalue("target_image")
         docker = DockerConfig.model_validate({"host": request.getfixturevalue("docker_host"), "entry": entry})
-        config = request.getfixturevalue("pool_config")(engine="docker", docker=docker)
+        config = request.getfixturevalue("pool_config")(engine="docker", docker=docker, runtime=runtime)
 
         def make(instance: str) -> Engine:
             return DockerEngine(config, data_dir=root / "data", image=image, instance=instance)
 
+        if runtime == "runsc":
+            return Case("docker-runsc", make, exact_signals=False, real_terminal=False, linux=False, named_terminal=False)
         spawner = entry == "spawner"
         return Case(f"docker-{entry}", make, exact_signals=spawner, real_terminal=spawner)
 
@@ -104,6 +106,7 @@ CASES = {
     "local-runsc": _local("runsc"),
     "docker-spawner": _docker("spawner"),
     "docker-api": _docker("api"),
+    "docker-runsc": _docker("auto", "runsc"),
 }
 
 

@@ -175,9 +175,13 @@ class Runtime:
         (self.state / f"runsc-{container_id}.sock").unlink(missing_ok=True)
 
 
+TMP = (".ICE-unix", ".X11-unix")
+"""What X leaves in a /tmp. Over an empty one gVisor mounts a tmpfs, of which nothing could be kept."""
+
+
 def occupy_tmp(rootfs: Path, base: int) -> None:
-    """Put into a fresh box's /tmp what X leaves there: over an empty one gVisor mounts a tmpfs, of which nothing is kept."""
-    for name in (".ICE-unix", ".X11-unix"):
+    """Put that into the /tmp of a fresh box."""
+    for name in TMP:
         directory = rootfs / "tmp" / name
         directory.mkdir(exist_ok=True)
         directory.chmod(0o1777)

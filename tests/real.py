@@ -1,5 +1,6 @@
 """The real things that whole test runs share: a Docker daemon of our own where none answers, and the target image."""
 
+import json
 import os
 import shutil
 import socket
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hermes.broker import programs
 from hermes.broker.boxfs import unmount_below
+from hermes.broker.oci import RUNSC_FLAGS
 
 if TYPE_CHECKING:
     from hermes.broker.image import Image
@@ -44,12 +47,15 @@ class PrivateDockerd:
 
     def start(self) -> None:
         """Start it and return when it answers. Also after `kill()`."""
+        runsc = {"path": programs.which("runsc") or "/usr/bin/runsc", "runtimeArgs": RUNSC_FLAGS}
+        (self.root / "daemon.json").write_text(json.dumps({"runtimes": {"runsc": runsc}}))
         log = (self.root / "dockerd.log").open("ab")
         with log:
             self.process = subprocess.Popen(
                 [
                     "dockerd", "--data-root", self.root / "data", "--exec-root", self.root / "exec", "-H", self.host,
                     "--pidfile", self.root / "dockerd.pid", "--iptables=false", "--ip6tables=false", "--bridge=none",
+                    "--config-file", self.root / "daemon.json",
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip

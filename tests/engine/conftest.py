@@ -42,6 +42,10 @@ class Case:
     """An end by a signal that nobody sent over the box socket is told from exit status 128+n."""
     real_terminal: bool = True
     """A terminal's fd is a pty master."""
+    linux: bool = True
+    """The kernel of a box is Linux, with its limits and its refusals; what goes too far is killed alone, not the box."""
+    named_terminal: bool = True
+    """A terminal is a device of the box: it has a path, and is /dev/tty."""
 
 
 @pytest.fixture(scope="session")
@@ -60,36 +64,50 @@ def _fake(request: pytest.FixtureRequest, root: Path) -> Case:
     return Case("fake", lambda instance: FakeEngine(), isolated=False, durable=False)
 
 
-def _local(request: pytest.FixtureRequest, root: Path) -> Case:
-    from hermes.broker.engines.local import LocalEngine
+def _local(runtime: str) -> Callable[[pytest.FixtureRequest, Path], Case]:
+    def case(request: pytest.FixtureRequest, root: Path) -> Case:
+        from hermes.broker.engines.local import LocalEngine
 
-    image = request.getfixturevalue("target_image")
-    config = request.getfixturevalue("pool_config")(engine="local")
+        image = request.getfixturevalue("target_image")
+        config = request.getfixturevalue("pool_config")(engine="local", runtime=runtime)
 
-    def make(instance: str) -> Engine:
-        return LocalEngine(config, data_dir=root / instance, image=image, instance=instance)
+        def make(instance: str) -> Engine:
+            return LocalEngine(config, data_dir=root / instance, image=image, instance=instance)
 
-    return Case("local", make, own_users=True)
+        if runtime == "runsc":
+            return Case("local-runsc", make, exact_signals=False, linux=False, named_terminal=False)
+        return Case("local", make, own_users=True)
+
+    return case
 
 
-def _docker(entry: str) -> Callable[[pytest.FixtureRequest, Path], Case]:
+def _docker(entry: str, runtime: str = "auto") -> Callable[[pytest.FixtureRequest, Path], Case]:
     def case(request: pytest.FixtureRequest, root: Path) -> Case:
         from hermes.broker.engines.docker import DockerEngine
 
         image = request.getfixturevalue("target_image")
         docker = DockerConfig.model_validate({"host": request.getfixturevalue("docker_host"), "entry": entry})
-        config = request.getfixturevalue("pool_config")(engine="docker", docker=docker)
+        config = request.getfixturevalue("pool_config")(engine="docker", docker=docker, runtime=runtime)
 
         def make(instance: str) -> Engine:
             return DockerEngine(config, data_dir=root / "data", image=image, instance=instance)
 
+        if runtime == "runsc":
+            return Case("docker-runsc", make, exact_signals=False, real_terminal=False, linux=False, named_terminal=False)
         spawner = entry == "spawner"
         return Case(f"docker-{entry}", make, exact_signals=spawner, real_terminal=spawner)
 
     return case
 
 
-CASES = {"fake": _fake, "local": _local, "docker-spawner": _docker("spawner"), "docker-api": _docker("api")}
+CASES = {
+    "fake": _fake,
+    "local": _local("auto"),
+    "local-runsc": _local("runsc"),
+    "docker-spawner": _docker("spawner"),
+    "docker-api": _docker("api"),
+    "docker-runsc": _docker("auto", "runsc"),
+}
 
 
 Make: TypeAlias = Callable[..., "DockerEngine"]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes.broker.engines.docker_exec import MAX_PROCESSES
+from hermes.broker.engines.exec_server import MAX_PROCESSES
 from hermes.container import Terminal
 from hermes.errors import SpawnError
 from hermes.testing.boxes import BoxClient
@@ -82,7 +82,7 @@ async def test_a_shell_that_went_away(make: Make, target_image: "Image") -> None
 
 @pytest.mark.asyncio
 async def test_a_passwd_that_never_answers(make: Make, target_image: "Image", monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hermes.broker.engines.docker_exec.START_TIMEOUT", 2.0)
+    monkeypatch.setattr("hermes.broker.engines.exec_server.START_TIMEOUT", 2.0)
     engine = make(target_image, entry="api")
     await engine.start()
     box = await engine.create(new_id())

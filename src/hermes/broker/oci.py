@@ -1,8 +1,9 @@
-"""The OCI runtime (runc or crun): what it is told, and how it is run."""
+"""The OCI runtime (runc, crun or runsc): what it is told, and how it is run."""
 
 import asyncio
 import json
 import os
+import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -19,11 +20,19 @@ _ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 
 
 def config(
-    policy: Policy, *, init: tuple[str, ...], hostname: str, base: int, cgroup: str, swap: bool, bpf: str | None = None
+    policy: Policy,
+    *,
+    init: tuple[str, ...],
+    hostname: str,
+    base: int,
+    cgroup: str,
+    swap: bool,
+    bpf: str | None = None,
+    sandboxed: bool = False,
 ) -> dict[str, Any]:
     """The runtime's config.json. `base` is the host's uid and gid of the box's root; `swap`: the kernel counts swap.
 
-    With `bpf` (base64), crun takes that instead of compiling the seccomp profile for each box anew.
+    With `bpf` (base64), crun takes that instead of compiling the seccomp profile for each box anew. `sandboxed`: for gVisor.
     """
     ids = [{"containerID": 0, "hostID": base, "size": 65536}]
     memory = {"limit": policy.limits.memory} | ({"swap": policy.limits.memory} if swap else {})
@@ -56,7 +65,7 @@ def config(
             "resources": {
                 "devices": [{"allow": False, "access": "rwm"}],
                 "memory": memory,
-                "pids": {"limit": policy.limits.pids},
+                "pids": {"limit": sandbox_pids(policy.limits.pids) if sandboxed else policy.limits.pids},
                 "cpu": {"quota": int(_PERIOD * policy.limits.cpus), "period": _PERIOD, "shares": BOOT_SHARES},
             },
         },
@@ -87,18 +96,42 @@ def _mounts(policy: Policy) -> list[dict[str, Any]]:
     ]
 
 
+def sandbox_pids(pids: int) -> int:
+    """Tasks of the host that `pids` processes of a gVisor box may take: up to three each, and those of its kernel and its gofer.
+
+    At the limit that kernel dies, and the box with it.
+    """
+    return 3 * pids + 128
+
+
 BOOT_SHARES = 64
 """CPU weight (cgroup v1 shares, 1024 being usual) of a box until it is opened: sessions come before boxes that boot."""
 BOOT_NICE = 10
 """Nice value of the runtime that makes a box, and of the box's processes until it is opened."""
 
 
+RUNSC_FLAGS = (
+    "--network=none",
+    "--overlay2=none",
+    "--file-access=shared",
+    "--directfs=false",
+    "--host-uds=none",
+    "--host-fifo=none",
+)
+"""How gVisor is to run: what is written goes at once through a gofer to the box's own overlay, where it is kept, instead of
+staying in memory for a while; and the sandbox itself can open nothing of the host."""
+
+
 class Runtime:
-    """runc or crun, with its state below `state`."""
+    """runc, crun or runsc, with its state below `state`."""
 
     def __init__(self, program: str, state: Path) -> None:
         self.program = program
         self.state = state
+        self.is_runsc = Path(program).name == "runsc"
+        """It is gVisor's: a box has a kernel of its own, and no spawner can enter it."""
+        self.arguments = ("--root", str(state), *(RUNSC_FLAGS if self.is_runsc else ()))
+        """What stands before every command."""
 
     @property
     def is_crun(self) -> bool:
@@ -111,7 +144,7 @@ class Runtime:
         When cancelled, the runtime is killed; what it made until then is the caller's to remove.
         """
         pid_file, log = bundle / "pid", bundle / "log"
-        arguments = ("--root", str(self.state), "--log", str(log), "--log-format", "json")
+        arguments = (*self.arguments, "--log", str(log), "--log-format", "json")
         command = (*arguments, "run", "--detach", "--bundle", str(bundle), "--pid-file", str(pid_file), container_id)
         null = asyncio.subprocess.DEVNULL
         if not os.access(self.program, os.X_OK):
@@ -133,6 +166,26 @@ class Runtime:
         if status != 0:
             raise EngineError(f"{self.program} run failed: {_last_error(log) or f'exit status {status}'}")
         return int(pid_file.read_text())
+
+    def forget(self, container_id: str) -> None:
+        """Remove what it keeps of a container of which nothing runs any more."""
+        shutil.rmtree(self.state / container_id, ignore_errors=True)
+        for name in (f"{container_id}_sandbox:{container_id}.state", f"{container_id}_sandbox:{container_id}.lock"):
+            (self.state / name).unlink(missing_ok=True)
+        (self.state / f"runsc-{container_id}.sock").unlink(missing_ok=True)
+
+
+TMP = (".ICE-unix", ".X11-unix")
+"""What X leaves in a /tmp. Over an empty one gVisor mounts a tmpfs, of which nothing could be kept."""
+
+
+def occupy_tmp(rootfs: Path, base: int) -> None:
+    """Put that into the /tmp of a fresh box."""
+    for name in TMP:
+        directory = rootfs / "tmp" / name
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o1777)
+        os.chown(directory, base, base)
 
 
 def _last_error(log: Path) -> str:

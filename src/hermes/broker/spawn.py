@@ -33,7 +33,7 @@ def start(request: Spawn, account: Account, pts: int, title: linux.ProcessTitle)
 
     `OSError` or `ValueError` when the kernel or the request will not have it; then nothing is left open.
     """
-    ours, theirs, tty = _open_terminal(request.terminal, account, pts) if request.terminal else _open_pipes()
+    ours, theirs, tty = open_terminal(request.terminal, account, pts) if request.terminal else open_pipes()
     try:
         title.set(b"sshd: %s@%s" % (account.name, tty.removeprefix(b"/dev/") or b"notty"))
         with _acting_as(account):
@@ -51,7 +51,8 @@ def _close(fds: Iterable[int]) -> None:
         os.close(fd)
 
 
-def _open_terminal(terminal: Terminal, account: Account, pts: int) -> tuple[list[int], list[int], bytes]:
+def open_terminal(terminal: Terminal, account: Account, pts: int) -> tuple[list[int], list[int], bytes]:
+    """Open a pty of the devpts that `pts` is an fd of: the fds its caller gets, those the process gets, and its path there."""
     master = os.open("ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=pts)
     try:
         fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
@@ -73,7 +74,8 @@ def _open_terminal(terminal: Terminal, account: Account, pts: int) -> tuple[list
     return [master], [slave] * 3, b"/dev/pts/%d" % number
 
 
-def _open_pipes() -> tuple[list[int], list[int], bytes]:
+def open_pipes() -> tuple[list[int], list[int], bytes]:
+    """Open three pipes: the ends their caller gets (stdin's to write, stdout's and stderr's to read), the process's, no path."""
     opened: list[int] = []
     try:
         for _ in range(3):

@@ -282,9 +282,10 @@ class ContainerPoolConfig(Section):
     """Where attackers stand."""
 
     engine: Literal["local", "docker"] = "local"
-    """`local` (runc or crun, no daemon) or `docker`."""
-    runtime: Literal["auto", "runc", "crun"] = "auto"
-    """OCI runtime of the `local` engine; `auto` takes crun where it runs, else runc."""
+    """`local` (an OCI runtime, no daemon) or `docker`."""
+    runtime: Literal["auto", "runc", "crun", "runsc"] = "auto"
+    """OCI runtime that makes containers. `auto`: with the `local` engine crun where it runs, else runc; with `docker` the
+    daemon's default. `runsc` is gVisor, the strictest: a kernel of its own for each container, slower and easy to recognise."""
     image: Image = "debian-12"
     """A target image of `images/`, built on first use; with the `docker` engine also the name of any Docker image."""
     hostname: Annotated[str, Means("1 to 63 lower-case letters, digits or '-', no '-' first or last")] = Field(
@@ -305,6 +306,11 @@ class ContainerPoolConfig(Section):
     limits: LimitsConfig = LimitsConfig()
     forensics: ForensicsConfig = ForensicsConfig()
     docker: DockerConfig = DockerConfig()
+
+    def conflicts(self) -> Iterable[Conflict]:
+        if self.engine == "docker" and self.runtime == "runsc" and self.docker.entry == "spawner":
+            keys = ("container_pool.docker.entry", "container_pool.runtime")
+            yield Conflict(keys, "no spawner can enter a container of runsc: use auto or api")
 
 
 class RecordingConfig(Section):

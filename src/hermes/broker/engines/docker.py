@@ -20,10 +20,20 @@ from aiodocker import Docker, DockerError
 
 from hermes.broker.engines import docker_changes
 from hermes.broker.engines.base import Box
-from hermes.broker.engines.docker_container import BOX_LABEL, INSTANCE_LABEL, connect, container_config, name_of, pidfd_of
-from hermes.broker.engines.docker_exec import ExecServer
+from hermes.broker.engines.docker_container import (
+    BOX_LABEL,
+    INSTANCE_LABEL,
+    connect,
+    container_config,
+    name_of,
+    occupied_tmp,
+    pidfd_of,
+)
+from hermes.broker.engines.docker_exec import DockerExecServer
 from hermes.broker.engines.docker_image import ready_image
-from hermes.broker.engines.docker_stream import FAULTS, one_line
+from hermes.broker.engines.docker_runtime import is_gvisor
+from hermes.broker.engines.docker_stream import FAULTS
+from hermes.broker.engines.exec_server import one_line
 from hermes.broker.image import Image
 from hermes.broker.policy import Policy
 from hermes.broker.zygote import Zygote
@@ -56,7 +66,7 @@ class _Cell:
     """What Docker said of the container when it had started."""
     pidfd: int | None = None
     """Of its init, if that runs on this machine."""
-    server: ExecServer | None = None
+    server: DockerExecServer | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     removal: "asyncio.Task[EngineError | None] | None" = None
 
@@ -73,6 +83,7 @@ class DockerEngine:
         self._instance = instance
         self._policy = Policy(config.security, config.limits)
         self._reference = ""
+        self._gvisor = False
         self._client: Docker | None = None
         self._zygote = Zygote()
         self._cells: dict[str, _Cell] = {}
@@ -90,6 +101,12 @@ class DockerEngine:
             oldest = ".".join(map(str, OLDEST_API))
             raise EngineError(
                 f"docker: {version.get('Version')} for {version.get('Os')} will not do: API {oldest} on Linux is needed"
+            )
+        async with self._asking("ask for the runtimes"):
+            self._gvisor = await is_gvisor(self._docker, self._config.runtime)
+        if self._gvisor and self._config.docker.entry == "spawner":
+            raise EngineError(
+                "docker: the default runtime is gVisor, which no spawner can enter: set docker.entry to auto"
             )
         self._reference = await ready_image(self._docker, self._image)
         for container_id in await self.list_owned():
@@ -145,11 +162,13 @@ class DockerEngine:
     async def _create(self, container_id: str) -> _Cell:
         labels = {INSTANCE_LABEL: self._instance, BOX_LABEL: container_id}
         init = self._image.init if isinstance(self._image, Image) else ()
-        wanted = container_config(self._policy, self._config, self._reference, init, labels)
+        wanted = container_config(self._policy, self._config, self._reference, init, labels, gvisor=self._gvisor)
         name = name_of(container_id)
         try:
             async with self._asking("create a container", self._config.create_timeout):
                 container = await self._docker.containers.create(wanted, name=name)
+                if self._gvisor:
+                    await container.put_archive("/", occupied_tmp())  # type: ignore[no-untyped-call]
                 await container.start()
                 details = await container.show()
             cell = _Cell(Box(container_id), name, details)
@@ -175,7 +194,7 @@ class DockerEngine:
         entry = self._config.docker.entry
         if entry == "spawner" and cell.pidfd is None:
             raise EngineError("docker: container_pool.docker.entry is spawner, but the daemon is on another machine; use auto")
-        if entry != "api" and cell.pidfd is not None:
+        if entry != "api" and cell.pidfd is not None and not self._gvisor:
             try:
                 return await self._zygote.enter(box.pid, policy=self._policy, pidfd=cell.pidfd)
             except EngineError as error:
@@ -185,7 +204,7 @@ class DockerEngine:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs.setblocking(False)
         variables = tuple(str(entry).partition("=")[0] for entry in cell.details["Config"].get("Env") or ())
-        cell.server = ExecServer(self._docker, cell.name, ours, unset=variables)
+        cell.server = DockerExecServer(self._docker, cell.name, ours, unset=variables)
         return theirs
 
     async def freeze(self, box: Box) -> None:

@@ -1,14 +1,17 @@
 """How a Docker daemon is reached, what it is told to create, and how a container of this machine is known."""
 
+import io
 import os
 import ssl
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from aiodocker import Docker
 
-from hermes.broker.engines import docker_scripts
+from hermes.broker.engines import exec_scripts
+from hermes.broker.oci import TMP, sandbox_pids
 from hermes.broker.policy import MASKED_PATHS, READONLY_PATHS, Policy
 from hermes.config.models import ContainerPoolConfig
 from hermes.errors import EngineError
@@ -18,7 +21,13 @@ BOX_LABEL = "hermes.container"
 
 
 def container_config(
-    policy: Policy, config: ContainerPoolConfig, image: str, init: tuple[str, ...], labels: dict[str, str]
+    policy: Policy,
+    config: ContainerPoolConfig,
+    image: str,
+    init: tuple[str, ...],
+    labels: dict[str, str],
+    *,
+    gvisor: bool = False,
 ) -> dict[str, Any]:
     """What Docker is told to create. An empty `init` stands for a shell that does nothing."""
     limits = config.limits
@@ -28,11 +37,12 @@ def container_config(
         "Hostname": config.hostname,
         "User": "0:0",
         "WorkingDir": "/",
-        "Entrypoint": list(init) or ["/bin/sh", "-c", docker_scripts.KEEPALIVE, "init"],
+        "Entrypoint": list(init) or ["/bin/sh", "-c", exec_scripts.KEEPALIVE, "init"],
         "Cmd": [],
         "Labels": labels,
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": {
+            **({} if config.runtime == "auto" else {"Runtime": config.runtime}),
             "NetworkMode": "none",
             "IpcMode": "private",
             "CgroupnsMode": "private",
@@ -48,7 +58,7 @@ def container_config(
             "ReadonlyPaths": list(READONLY_PATHS),
             "Memory": limits.memory,
             "MemorySwap": limits.memory,
-            "PidsLimit": limits.pids,
+            "PidsLimit": sandbox_pids(limits.pids) if gvisor else limits.pids,
             "NanoCpus": round(limits.cpus * 1e9),
             "ShmSize": shm,
             "Tmpfs": {"/run": f"rw,nosuid,nodev,mode=755,size={shm}"} if init else {},
@@ -60,6 +70,17 @@ def container_config(
             "RestartPolicy": {"Name": "no"},
         },
     }
+
+
+def occupied_tmp() -> bytes:
+    """A tar archive that puts into /tmp what it must hold for gVisor to leave it on the disk (see `oci.TMP`)."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name in TMP:
+            entry = tarfile.TarInfo(f"tmp/{name}")
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
+            tar.addfile(entry)
+    return archive.getvalue()
 
 
 def is_of(container: str, cgroups: str) -> bool:

@@ -7,86 +7,43 @@ stream of an exec. At most a few hundred KiB wait in either direction: who does 
 import asyncio
 import os
 import secrets
-import signal
 import socket
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
-import structlog
 from aiodocker import Docker, DockerError
 from aiodocker.execs import Exec
 from aiodocker.stream import Stream
 
-from hermes.broker.engines import docker_scripts as scripts
-from hermes.broker.engines.docker_stream import FAULTS, close_stream, one_line, opened, read_fd, write_eof, write_fd, written
-from hermes.container.messages import (
-    SIGNALS,
-    BoxReply,
-    BoxRequest,
-    Exited,
-    Failed,
-    Resize,
-    Signal,
-    Spawn,
-    Spawned,
-    decode_box_request,
-    encode,
-)
-from hermes.container.packets import PacketSocket, close_fds
-from hermes.tasks import TaskOwner
+from hermes.broker.engines import exec_scripts as scripts
+from hermes.broker.engines.docker_stream import FAULTS, close_stream, opened, read_fd, write_eof, write_fd, written
+from hermes.broker.engines.exec_server import CALL_TIMEOUT, MAX_EARLY, ExecProcess, ExecServer, Refused
+from hermes.container.messages import BoxReply, Exited, Spawn, Spawned
+from hermes.container.packets import close_fds
 
-log = structlog.get_logger(__name__)
-
-MAX_PROCESSES = 64
-"""Processes of one box that run or are being started over its socket at once."""
-START_TIMEOUT = 20.0
-"""Seconds a process has to start."""
-CALL_TIMEOUT = 20.0
-"""Seconds for a signal, a change of size, or the question how a process ended."""
 LAST_OUTPUT = 3.0
 """Seconds without output after which nothing more is expected of a process that has ended."""
 STDIN, STDOUT, STDERR = 0, 1, 2
-_MAX_EARLY = 1 << 18
-"""Bytes that may come before the greeting is complete: whoever says more is no script of ours."""
-_PID_DIGITS = 10
 _STUCK = 1.0
 _POLLS = (0.005, 0.5)
 """Seconds between questions whether a process ended, after its streams did: the first pause and the longest."""
-_NUMBERS = {name: signal.Signals[f"SIG{name}"].value for name in SIGNALS}
 
 
-class _Refused(Exception):
-    """The process could not be started; the text says why."""
-
-
-class _Process:
-    """One exec, from the request to its end. `pid` is the session it leads, in the box."""
+class _Process(ExecProcess):
+    """One exec."""
 
     def __init__(self, spawn: Spawn, stream: Stream, exec_id: str, pid: int, early: list[tuple[int, bytes]]) -> None:
-        self.id = spawn.id
-        self.tty = spawn.terminal is not None
+        super().__init__(spawn.id, pid, tty=spawn.terminal is not None)
         self.stream = stream
         self.exec_id = exec_id
-        self.pid = pid
         self.early = early
         """Output, by stream, that came together with the greeting."""
-        self.asked = asyncio.Event()
-        self.signals: dict[str, None] = {}
-        """Still to be sent, in order; each at most once at a time."""
-        self.sent: set[str] = set()
-        self.size: tuple[int, int] | None = None
-        """Still to be set: rows and columns."""
         self.over = False
         """It is known to have ended; its stream may not know."""
         self.reading: asyncio.Timeout | None = None
         """Bounds the wait for output, once it is over."""
         self.fds: dict[int, int] = {}
         """Our ends by stream number; a terminal is one fd under two numbers."""
-
-    def signal(self, *names: str) -> None:
-        """Have these sent to its session."""
-        self.signals.update(dict.fromkeys(names))
-        self.asked.set()
 
     def has_ended(self) -> None:
         """What is on its way still arrives, but nothing more is waited for."""
@@ -107,77 +64,20 @@ class _Process:
             os.close(fd)
 
 
-class ExecServer:
+class DockerExecServer(ExecServer[_Process]):
     """Serve `sock`, a `SOCK_SEQPACKET` socket it takes over, for a container. Processes outlive its other end.
 
     `unset`: names of the variables the container's own configuration sets.
     """
 
+    faults: ClassVar[tuple[type[Exception], ...]] = FAULTS
+
     def __init__(self, docker: Docker, container: str, sock: socket.socket, *, unset: tuple[str, ...] = ()) -> None:
+        super().__init__(container, sock)
         self._docker = docker
-        self._container = container
         self._unset = unset
-        self._processes: dict[int, _Process | None] = {}
-        self._accounts: dict[str, asyncio.Task[None]] = {}
-        self._tasks = TaskOwner(f"exec {container}")
-        self._packets = PacketSocket[BoxRequest](sock, decode_box_request, self._received, self._closed)
-        self._gone = False
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._packets.start()
-
-    async def box_ended(self) -> None:
-        """The container has stopped: let every process's end be told, then close the socket."""
-        self._gone = True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CALL_TIMEOUT):
-                await self._idle.wait()
-        await self.close()
-
-    async def close(self) -> None:
-        """Let go of the socket and of all processes' streams, at once."""
-        await self._tasks.close()
-        self._packets.close()
-
-    # ---- requests
-
-    def _received(self, request: BoxRequest, fds: list[int]) -> None:
-        process = self._processes.get(request.id)
-        match request:
-            case Spawn() if request.id in self._processes:
-                self._say(Failed(id=request.id, error="id is in use"))
-            case Spawn() if len(self._processes) >= MAX_PROCESSES or self._gone:
-                self._say(Failed(id=request.id, error="Resource temporarily unavailable"))
-            case Spawn():
-                self._processes[request.id] = None
-                self._idle.clear()
-                self._tasks.spawn(self._serve(request), name=f"process {request.id}")
-            case Signal() if process is not None and request.signal in SIGNALS:
-                process.signal(request.signal)
-            case Resize() if process is not None and process.tty:
-                process.size = scripts.limit(request.height), scripts.limit(request.width)
-                process.asked.set()
-
-    def _closed(self, reason: str) -> None:
-        log.debug("box socket closed", container=self._container, reason=reason)
-
-    def _say(self, reply: BoxReply, fds: tuple[int, ...] = ()) -> None:
-        self._packets.send(encode(reply), fds)
 
     # ---- one process
-
-    async def _serve(self, spawn: Spawn) -> None:
-        outcome: BoxReply
-        try:
-            async with asyncio.timeout(START_TIMEOUT):
-                process = await self._start(spawn)
-            outcome = await self._see_through(process)
-        except (_Refused, scripts.Impossible, *FAULTS) as error:
-            outcome = Failed(id=spawn.id, error=one_line(error))
-        del self._processes[spawn.id]
-        self._say(outcome)
-        if not self._processes:
-            self._idle.set()
 
     async def _see_through(self, process: _Process) -> BoxReply:
         """Hand a running process out, serve it to its end, and return that. OSError if no fds can be made for it."""
@@ -196,11 +96,9 @@ class ExecServer:
         """Start it; an unknown user is made first."""
         try:
             return await self._greeted(spawn)
-        except (_Refused, DockerError) as error:
+        except (Refused, DockerError) as error:
             if "unable to find user" not in str(error):
                 raise
-            if not scripts.may_be_made(spawn.user):
-                raise _Refused("no such user") from error
         await self._make_account(spawn.user)
         return await self._greeted(spawn)
 
@@ -214,18 +112,18 @@ class ExecServer:
         try:
             seen = {STDOUT: b"", STDERR: b""}
             # What the process writes to stderr can overtake the greeting, which goes to stdout.
-            while b"\n" not in seen[STDOUT] and len(seen[STDOUT]) + len(seen[STDERR]) < _MAX_EARLY:
+            while b"\n" not in seen[STDOUT] and len(seen[STDOUT]) + len(seen[STDERR]) < MAX_EARLY:
                 if (message := await stream.read_out()) is None:
                     break
                 seen[STDERR if message.stream == STDERR else STDOUT] += message.data
             line, _, rest = seen[STDOUT].partition(b"\n")
-            words = line.split()
-            if len(words) != 3 or words[0] != token.encode() or not words[1].isdigit() or len(words[1]) > _PID_DIGITS:
-                said = (seen[STDOUT] + seen[STDERR])[:_MAX_EARLY]
-                raise _Refused(said.decode(errors="replace").strip() or "it ended at once")
+            greeting = scripts.greeting(line, token)
+            if greeting is None:
+                said = (seen[STDOUT] + seen[STDERR])[:MAX_EARLY]
+                raise Refused(said.decode(errors="replace").strip() or "it ended at once")
             early = [(STDERR, seen[STDERR]), (STDOUT, rest)]
-            process = _Process(spawn, stream, exec_id, int(words[1]), early)
-            if spawn.terminal is not None and words[2] == b"-":
+            process = _Process(spawn, stream, exec_id, greeting.pid, early)
+            if spawn.terminal is not None and not greeting.sized:
                 await self._resize(process, scripts.limit(spawn.terminal.height), scripts.limit(spawn.terminal.width))
         except BaseException:
             await close_stream(stream)
@@ -234,28 +132,17 @@ class ExecServer:
 
     async def _create(self, command: list[str], user: str, *, tty: bool = False) -> str:
         wanted = {"AttachStdin": True, "AttachStdout": True, "AttachStderr": True, "Tty": tty, "Cmd": command, "User": user}
-        answer = await self._docker._query_json(f"containers/{self._container}/exec", method="POST", data=wanted)
+        answer = await self._docker._query_json(f"containers/{self._name}/exec", method="POST", data=wanted)
         return str(answer["Id"])
 
-    async def _make_account(self, name: str) -> None:
-        """Make a user's account, once, however many processes ask for it at the same time."""
-        task = self._accounts.get(name)
-        if task is None:
-            task = self._accounts[name] = self._tasks.spawn(self._as_root(scripts.account(name)), name=f"account {name}")
-            task.add_done_callback(lambda _: self._accounts.pop(name, None))
-        await asyncio.shield(task)
-
-    async def _as_root(self, command: list[str]) -> None:
-        """Run a command as root in the box and return when it has ended. What it writes is nobody's business."""
-        with suppress(*FAULTS):
-            async with asyncio.timeout(CALL_TIMEOUT):
-                stream = Exec(self._docker, await self._create(command, "0"), tty=False).start()
-                try:
-                    write_eof(await opened(stream))
-                    while await stream.read_out() is not None:
-                        pass
-                finally:
-                    await close_stream(stream)
+    async def _run_as_root(self, command: list[str]) -> None:
+        stream = Exec(self._docker, await self._create(command, "0"), tty=False).start()
+        try:
+            write_eof(await opened(stream))
+            while await stream.read_out() is not None:
+                pass
+        finally:
+            await close_stream(stream)
 
     # ---- its streams
 
@@ -312,20 +199,6 @@ class ExecServer:
         if not writing.result():
             raise ConnectionResetError("the stream is closed")
 
-    async def _control(self, process: _Process) -> None:
-        """Send signals and set sizes, one after the other; of what comes in between only the latest counts."""
-        while True:
-            await process.asked.wait()
-            process.asked.clear()
-            if (size := process.size) is not None:
-                process.size = None
-                with suppress(*FAULTS):
-                    await self._resize(process, *size)
-            if names := tuple(process.signals):
-                process.signals.clear()
-                process.sent.update(names)
-                await self._as_root(scripts.signal(process.pid, names))
-
     async def _resize(self, process: _Process, rows: int, columns: int) -> None:
         async with asyncio.timeout(CALL_TIMEOUT):
             await Exec(self._docker, process.exec_id).resize(h=rows, w=columns)
@@ -337,7 +210,7 @@ class ExecServer:
             return await Exec(self._docker, process.exec_id).inspect()
 
     async def _ended(self, process: _Process) -> Exited:
-        """How it ended. Docker tells 128+n for signal n as well as for such a status: it counts as a signal if we know of one."""
+        """How it ended. Docker may not know at once."""
         pause, longest = _POLLS
         failures = 0
         while True:
@@ -345,22 +218,15 @@ class ExecServer:
                 state = await self._state(process)
             except FAULTS as error:
                 failures += 1
-                if failures > 3 or self._gone or (isinstance(error, DockerError) and error.status in {404, 409}):
+                if failures > 3 or self._gone.is_set() or (isinstance(error, DockerError) and error.status in {404, 409}):
                     return Exited(id=process.id, signal="KILL")
             else:
                 if not state.get("Running") and (status := state.get("ExitCode")) is not None:
                     return self._exit(process, int(status))
-                if self._gone:
+                if self._gone.is_set():
                     return Exited(id=process.id, signal="KILL")
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, longest)
-
-    def _exit(self, process: _Process, status: int) -> Exited:
-        known = process.sent | ({"KILL"} if self._gone else set())
-        for name in known:
-            if status == 128 + _NUMBERS.get(name, -1):
-                return Exited(id=process.id, signal=name)
-        return Exited(id=process.id, status=status & 0xFF)
 
 
 def _make_fds(process: _Process) -> tuple[int, ...]:

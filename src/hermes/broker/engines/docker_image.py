@@ -8,7 +8,8 @@ from typing import IO
 import structlog
 from aiodocker import Docker, DockerError
 
-from hermes.broker.engines.docker_stream import FAULTS, one_line
+from hermes.broker.engines.docker_stream import FAULTS
+from hermes.broker.engines.exec_server import one_line
 from hermes.broker.image import Image, docker_tag, open_archive
 from hermes.errors import EngineError
 

@@ -80,10 +80,3 @@ async def write_fd(fd: int, data: bytes) -> None:
             view = view[os.write(fd, view) :]
         except BlockingIOError:
             await _ready(fd, writing=True)
-
-
-def one_line(error: BaseException) -> str:
-    """What a fault says, fit for one line of an operator's terminal."""
-    text = str(error.message) if isinstance(error, DockerError) else str(error)
-    line = text.strip().partition("\n")[0] or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line[:300])

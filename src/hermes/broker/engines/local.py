@@ -1,4 +1,6 @@
-"""The `local` engine: boxes made by runc or crun on this machine, without a daemon.
+"""The `local` engine: boxes made by an OCI runtime on this machine, without a daemon.
+
+A spawner enters them; where none can, because the box has a kernel of its own (gVisor), the runtime's own exec does.
 
 What one instance owns is found again by its name: `runtime_dir`, `<data_dir>/boxes`, and the cgroups below
 `/hermes-<instance>`. So a run that was killed is cleaned up by the next, without a record of its own.
@@ -10,7 +12,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import stat
@@ -27,8 +28,9 @@ from hermes.broker import cgroups, programs
 from hermes.broker.boxfs import BoxFiles, own_working_directory
 from hermes.broker.cgroups import BoxCgroup
 from hermes.broker.engines.base import Box
+from hermes.broker.engines.oci_exec import OciExecServer
 from hermes.broker.janitor import sweep
-from hermes.broker.oci import Runtime, config
+from hermes.broker.oci import Runtime, config, occupy_tmp
 from hermes.broker.policy import Policy
 from hermes.broker.zygote import Zygote
 from hermes.config.models import ContainerPoolConfig
@@ -66,6 +68,8 @@ class _Cell:
     files: BoxFiles
     cgroup: BoxCgroup
     pidfd: int = -1
+    server: OciExecServer | None = None
+    """Starts processes in it where no spawner can."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     ending: "asyncio.Task[EngineError | None] | None" = None
 
@@ -108,7 +112,7 @@ class LocalEngine:
             if not (self._image.rootfs / "etc").is_dir():
                 raise EngineError(f"the image has no root file system at {self._image.rootfs}")
             self._trees = cgroups.hierarchies()
-            if self._config.runtime != "runc" and cgroups.hide_unified(self._trees):
+            if self._config.runtime in ("auto", "crun") and cgroups.hide_unified(self._trees):
                 self._trees = cgroups.hierarchies()
             self._swap = cgroups.counts_swap(self._trees)
             self.policy.bpf()
@@ -142,7 +146,7 @@ class LocalEngine:
             self._runtime = Runtime(program, self.runtime_dir / "runtime")
             self._bpf = base64.b64encode(self.policy.bpf()).decode() if self._runtime.is_crun else None
             try:
-                await self.destroy(await self.create(f"trial-{secrets.token_hex(4)}"))
+                await self._try()
             except EngineError as error:
                 failures.append(str(error))
                 self._runtime = None
@@ -152,6 +156,14 @@ class LocalEngine:
                 log.info("OCI runtime chosen", runtime=name)
                 return
         raise EngineError("no OCI runtime works: " + "; ".join(failures))
+
+    async def _try(self) -> None:
+        """Make a box, enter it, and remove it again."""
+        box = await self.create(f"trial-{secrets.token_hex(4)}")
+        try:
+            (await self.open(box)).close()
+        finally:
+            await self.destroy(box)
 
     async def create(self, container_id: str) -> Box:
         cell = self._new_cell(container_id)
@@ -171,7 +183,10 @@ class LocalEngine:
 
     async def open(self, box: Box) -> socket.socket:
         cell = self._cell(box)
-        sock = await self.zygote.enter(box.pid, policy=self.policy, pidfd=cell.pidfd)
+        if self._runtime is not None and self._runtime.is_runsc:
+            cell.server, sock = await OciExecServer.enter(self._runtime, box.id, self.policy)
+        else:
+            sock = await self.zygote.enter(box.pid, policy=self.policy, pidfd=cell.pidfd)
         try:
             cell.cgroup.end_boot()
         except OSError as error:
@@ -240,6 +255,7 @@ class LocalEngine:
             cgroup=cell.cgroup.name,
             swap=self._swap,
             bpf=self._bpf,
+            sandboxed=self._runtime.is_runsc,
         )
         await self._in_thread(self._lay_out, cell.files, namespace, base, json.dumps(settings))
         pid = await self._runtime.run(cell.box.id, cell.files.bundle)
@@ -251,6 +267,8 @@ class LocalEngine:
 
     def _lay_out(self, files: BoxFiles, namespace: int, base: int, settings: str) -> None:
         files.mount(self._image.rootfs, namespace, base, self._config.hostname)
+        if self._runtime is not None and self._runtime.is_runsc:
+            occupy_tmp(files.rootfs, base)
         (files.bundle / "config.json").write_text(settings)
 
     async def _abandon(self, cell: _Cell) -> None:
@@ -268,6 +286,8 @@ class LocalEngine:
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PIDFD, cell.pidfd, os.WEXITED | os.WNOHANG)
         cell.ended.set()
+        if cell.server is not None:
+            self._tasks.spawn(cell.server.box_ended(), name=f"ended {cell.box.id}")
         for callback in cell.box.on_exit:
             callback()
 
@@ -322,7 +342,8 @@ class LocalEngine:
 
     def _take_down(self, files: BoxFiles, container_id: str, keep: Path | None) -> Path | None:
         files.unmount()
-        shutil.rmtree(self.runtime_dir / "runtime" / container_id, ignore_errors=True)
+        if self._runtime is not None:
+            self._runtime.forget(container_id)
         if keep is not None:
             files.keep(keep)
         return files.discard(self._trash)

@@ -9,7 +9,8 @@ from aiodocker import Docker
 from aiodocker.stream import Message
 
 from hermes.broker.engines import docker_exec
-from hermes.broker.engines.docker_exec import STDERR, STDOUT, ExecServer, _Refused
+from hermes.broker.engines.docker_exec import STDERR, STDOUT, DockerExecServer
+from hermes.broker.engines.exec_server import MAX_EARLY, Refused
 from hermes.container.messages import Spawn
 
 TOKEN = "0123456789abcdef"
@@ -56,7 +57,7 @@ def say(monkeypatch: pytest.MonkeyPatch) -> Say:
             return "id"
 
         monkeypatch.setattr(docker_exec, "Exec", Exec)
-        monkeypatch.setattr(ExecServer, "_create", create)
+        monkeypatch.setattr(DockerExecServer, "_create", create)
         monkeypatch.setattr("secrets.token_hex", lambda _: TOKEN)
         return stream
 
@@ -64,11 +65,11 @@ def say(monkeypatch: pytest.MonkeyPatch) -> Say:
 
 
 @pytest_asyncio.fixture
-async def server() -> AsyncIterator[ExecServer]:
+async def server() -> AsyncIterator[DockerExecServer]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     docker = Docker(url="http://127.0.0.1:1")
-    server = ExecServer(docker, "box", ours)
+    server = DockerExecServer(docker, "box", ours)
     yield server
     await server.close()
     theirs.close()
@@ -76,7 +77,7 @@ async def server() -> AsyncIterator[ExecServer]:
 
 
 @pytest.mark.asyncio
-async def test_what_came_around_the_greeting_is_the_processs(server: ExecServer, say: Say) -> None:
+async def test_what_came_around_the_greeting_is_the_processs(server: DockerExecServer, say: Say) -> None:
     pieces = [(STDERR, b"early"), (STDOUT, TOKEN.encode()), (STDOUT, b" 42 -\nfirst "), (STDOUT, b"words")]
     say(iter(pieces))
     process = await server._greeted(Spawn(id=1))
@@ -87,12 +88,12 @@ async def test_what_came_around_the_greeting_is_the_processs(server: ExecServer,
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("streams", [(STDOUT,), (STDERR,), (STDOUT, STDERR)])
-async def test_an_endless_greeting_is_not_listened_to(server: ExecServer, say: Say, streams: tuple[int, ...]) -> None:
-    many = 4 * docker_exec._MAX_EARLY // CHUNK
+async def test_an_endless_greeting_is_not_listened_to(server: DockerExecServer, say: Say, streams: tuple[int, ...]) -> None:
+    many = 4 * MAX_EARLY // CHUNK
     stream = say((streams[number % len(streams)], b"x" * CHUNK) for number in range(many))
-    with pytest.raises(_Refused):
+    with pytest.raises(Refused):
         await server._greeted(Spawn(id=1))
-    assert stream.read <= docker_exec._MAX_EARLY + CHUNK
+    assert stream.read <= MAX_EARLY + CHUNK
 
 
 @pytest.mark.asyncio
@@ -101,7 +102,7 @@ async def test_an_endless_greeting_is_not_listened_to(server: ExecServer, say: S
     [b"other 42 -", b"%s 42", b"%s -1 -", b"%s x -", b"%s \xb2 -", b"%s " + b"9" * 5000 + b" -", b"%s 99999999999 -", b""],
     ids=["token", "short", "negative", "letters", "superscript", "huge", "long", "empty"],
 )
-async def test_what_is_no_greeting_is_refused(server: ExecServer, say: Say, line: bytes) -> None:
+async def test_what_is_no_greeting_is_refused(server: DockerExecServer, say: Say, line: bytes) -> None:
     say(iter([(STDOUT, line.replace(b"%s", TOKEN.encode()) + b"\n")]))
-    with pytest.raises(_Refused):
+    with pytest.raises(Refused):
         await server._greeted(Spawn(id=1))

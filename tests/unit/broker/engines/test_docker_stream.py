@@ -4,7 +4,8 @@ import os
 import pytest
 from aiodocker import DockerError
 
-from hermes.broker.engines.docker_stream import one_line, read_fd, write_fd
+from hermes.broker.engines.docker_stream import read_fd, write_fd
+from hermes.broker.engines.exec_server import one_line
 
 
 @pytest.mark.asyncio

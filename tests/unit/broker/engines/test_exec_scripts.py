@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes.broker.engines import docker_scripts as scripts
+from hermes.broker.engines import exec_scripts as scripts
 from hermes.container.messages import Spawn, Terminal
 
 SHELLS = [[path] for name in ("dash", "bash") if (path := shutil.which(name))]

@@ -1,11 +1,12 @@
-"""What Docker's exec API runs in a container to do what sshd would: fixed shell scripts with values as arguments, no I/O here.
+"""What an exec API runs in a box to do what sshd would: fixed shell scripts with values as arguments, no I/O here.
 
-Every value an attacker can choose is an argument of a script, never a part of it. Docker's API is JSON, which cannot carry bytes
-that are not UTF-8: such a value goes as several arguments that the script puts together again (`tokens`).
+Every value an attacker can choose is an argument of a script, never a part of it. Docker's API and gVisor's are JSON, which
+cannot carry bytes that are not UTF-8: such a value goes as several arguments that the script puts together again (`tokens`).
 """
 
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from hermes.container.messages import Spawn, Terminal
 
@@ -17,6 +18,7 @@ _CHUNK = 24 * 1024
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.@+-]{0,63}[$]?")
 _NEW_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _VARIABLE = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")
+_PID_DIGITS = 10
 _PLAIN = frozenset(range(0x20, 0x7F)) - {0x5C}
 
 KEEPALIVE = "trap 'exit 0' TERM; while :; do sleep 86400 & wait $!; done"
@@ -108,6 +110,12 @@ done
 """
 """Send the signals $2… to every process of the session $1."""
 
+ACCOUNTS = ["/bin/sh", "-c", "cat /etc/passwd; printf '\\0'; cat /etc/group"]
+"""The command, for root, that writes the passwd file, a NUL and the group file."""
+
+READY = ["/bin/sh", "-c", "ls -d / >/dev/null && if [ -x /bin/bash ]; then /bin/bash -lc : </dev/null >/dev/null 2>&1 || :; fi"]
+"""The command, for root, that succeeds where programs run, and makes a first login find its files in caches."""
+
 _CHARACTERS = {
     1: "intr", 2: "quit", 3: "erase", 4: "kill", 5: "eof", 6: "eol", 7: "eol2", 8: "start", 9: "stop", 10: "susp", 12: "rprnt",
     13: "werase", 14: "lnext",
@@ -177,10 +185,27 @@ def _character(value: int) -> str:
     return f"^{chr(value + 64)}" if value < 32 else str(value)
 
 
-def login(spawn: Spawn, token: str, unset: tuple[str, ...]) -> list[str]:
+class Greeting(NamedTuple):
+    """What `LOGIN` says as the last thing before it becomes the process."""
+
+    pid: int
+    sized: bool
+    """The terminal's size and modes are set."""
+
+
+def greeting(line: bytes, token: str) -> Greeting | None:
+    """Read the first line that came from `LOGIN`; None if it is no greeting with this token."""
+    words = line.split()
+    if len(words) != 3 or words[0] != token.encode() or not words[1].isdigit() or len(words[1]) > _PID_DIGITS:
+        return None
+    return Greeting(int(words[1]), words[2] != b"-")
+
+
+def login(spawn: Spawn, token: str, unset: tuple[str, ...] = (), *, size: bool = True) -> list[str]:
     """The command, for an exec as `spawn.user`, that becomes what `spawn` asks for.
 
-    `unset` names variables the container has of its own. Raises Impossible if that cannot be.
+    `unset` names variables the container has of its own; `size`: the terminal's size and modes are still to be set.
+    Raises Impossible if that cannot be.
     """
     if not may_exist(spawn.user):
         raise Impossible("no such user")
@@ -194,8 +219,8 @@ def login(spawn: Spawn, token: str, unset: tuple[str, ...]) -> list[str]:
         raise Impossible("No such file or directory")
     kind = "argv" if spawn.argv else "login" if spawn.command is None else "command"
     gone = " ".join(name for name in (*unset, "HOSTNAME", "TERM") if _VARIABLE.fullmatch(name.encode()))
-    size, modes = ("", "") if spawn.terminal is None else stty(spawn.terminal)
-    fixed = (token, gone, size, modes, spawn.user)
+    rows, modes = stty(spawn.terminal) if spawn.terminal is not None and size else ("", "")
+    fixed = (token, gone, rows, modes, spawn.user)
     words = [token for text in fixed for token in tokens(text.encode())]
     words += tokens(spawn.cwd or b"")
     words += [f"={kind}", f"={len(values)}"]

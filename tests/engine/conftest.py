@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hermes.broker.engines.docker import DockerEngine
     from hermes.broker.image import Image
 
-LIMITS = LimitsConfig(memory=128 << 20, pids=64, cpus=2.0, open_files=256, file_size=16 << 20)
+LIMITS = LimitsConfig(memory=128 << 20, pids=64, cpus=2.0, open_files=256, file_size=16 << 20, disk=64 << 20, inodes=4000)
 """Small enough to be reached in a test."""
 
 
@@ -36,6 +36,8 @@ class Case:
     """Boxes are cut off from the host and limited; users are the box's own."""
     durable: bool = True
     """Boxes outlive the engine object, as they outlive a killed broker."""
+    disk: bool = False
+    """A box's disk is limited by the kernel, so that it is full at its limit."""
     own_users: bool = False
     """root in the box is nobody on the host."""
     exact_signals: bool = True
@@ -75,8 +77,8 @@ def _local(runtime: str) -> Callable[[pytest.FixtureRequest, Path], Case]:
             return LocalEngine(config, data_dir=root / instance, image=image, instance=instance)
 
         if runtime == "runsc":
-            return Case("local-runsc", make, exact_signals=False, linux=False, named_terminal=False)
-        return Case("local", make, own_users=True)
+            return Case("local-runsc", make, disk=True, exact_signals=False, linux=False, named_terminal=False)
+        return Case("local", make, disk=True, own_users=True)
 
     return case
 

@@ -1,6 +1,7 @@
 """What holds for boxes as wholes, whatever engine made them: their lives, their walls, their limits."""
 
 import asyncio
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -212,6 +213,7 @@ async def test_changes_are_kept(engine: Engine, tmp_path: Path, isolated: None) 
             mkdir -p /root/.cache/'odd name'; printf 'evil \377' > /root/.cache/'odd name'/evil.bin; echo more >> /etc/passwd
             ln -s /etc/shadow /root/link; ln -s / /root/slash; mkfifo /root/fifo; : > /root/$(printf '\377\033[31m')
             chmod 0 /root/.cache/'odd name'; cp /bin/true /root/setuid; chmod 4755 /root/setuid
+            rm /etc/adduser.conf
         """
         await client.output(script)
     kept = tmp_path / "deep" / "kept"
@@ -222,6 +224,15 @@ async def test_changes_are_kept(engine: Engine, tmp_path: Path, isolated: None) 
     assert (info.st_uid, info.st_mode & 0o7777) == (0, 0o700)
     assert (kept / "changes/root/.cache/odd name/evil.bin").read_bytes() == b"evil \xff"
     assert (kept / "changes/etc/passwd").read_bytes().endswith(b"more\n")
+    if (kept / "manifest.jsonl").exists():
+        noted = {line["path"]: line for line in map(json.loads, (kept / "manifest.jsonl").read_bytes().splitlines())}
+        assert noted["root/fifo"]["kind"] == "fifo"
+        assert (noted["root/setuid"]["mode"], noted["root/setuid"]["uid"]) == ("4755", 0)
+        assert noted["root/link"]["target"] == "/etc/shadow"
+        assert noted["root/\\xff\x1b[31m"]["raw"] == "cm9vdC//G1szMW0="
+        assert noted["etc/adduser.conf"]["kind"] == "deleted"
+    assert not (kept / "changes/root/fifo").exists()
+    assert (kept / "changes/root/setuid").stat().st_mode & 0o6111 == 0
     link = kept / "changes/root/link"
     assert not link.exists() or link.is_symlink()
     assert not (kept / "changes/root/slash/etc").is_file()
@@ -405,3 +416,70 @@ async def test_file_size_is_limited(client: BoxClient, isolated: None) -> None:
     result = await client.run(f"head -c {over} /dev/zero > /root/big; stat -c %s /root/big; rm /root/big")
     assert int(result.stdout) == LIMITS.file_size
     assert await client.output("ulimit -c") == "0"
+
+
+@pytest.fixture
+def limited(case: Case) -> None:
+    if not case.disk:
+        pytest.skip("it declares that a box's disk is not limited by the kernel")
+
+
+FILL = r"""
+import os
+def full(step):
+    done = 0
+    try:
+        while True:
+            done += step(done)
+    except OSError as error:
+        assert error.errno == 28, error
+    return done
+def write(done):
+    with open(f"/root/{done}", "wb") as file:
+        return file.write(b"x" * 1000000)
+def touch(done):
+    open(f"/tmp/many/{done}", "w").close()
+    return 1
+print(full(write))
+for name in os.listdir("/root"):
+    if name.isdecimal():
+        os.unlink(f"/root/{name}")
+os.mkdir("/tmp/many")
+print(full(touch))
+"""
+
+
+async def test_a_full_disk(engine: Engine, client: BoxClient, limited: None) -> None:
+    other = await engine.create(new_id())
+    result = await client.run(None, b"python3", b"-", stdin=FILL.encode())
+    assert result.stderr == b""
+    written, made = map(int, result.stdout.split())
+    assert 0.9 * LIMITS.disk < written < 1.02 * LIMITS.disk
+    assert 0.8 * LIMITS.inodes < made < 1.2 * LIMITS.inodes
+    assert b"No space left on device" in (await client.run("touch /tmp/many/another")).stderr
+    async with BoxClient(await engine.open(other)) as neighbour:
+        assert await neighbour.output("head -c 1000000 /dev/zero > /root/mine && echo room") == "room"
+    await engine.destroy(other)
+
+
+async def test_the_disk_looks_like_a_servers(client: BoxClient, limited: None) -> None:
+    lines = (await client.output("df -Pk /; df -Pi /; grep ' / ' /proc/mounts")).splitlines()
+    _, blocks, _, inodes, mount = lines
+    device, size, used, free, _, place = blocks.split()
+    assert (device, place) == ("/dev/vda1", "/")
+    assert int(size) > 7 << 20
+    assert int(used) > 0.8 * int(size)
+    assert 0.9 * LIMITS.disk < int(free) * 1024 < 1.02 * LIMITS.disk
+    assert int(inodes.split()[3]) < 1.2 * LIMITS.inodes
+    assert mount.startswith("/dev/vda1 / overlay rw")
+    assert "loop" not in await client.output("cat /proc/mounts /proc/self/mountinfo")
+
+
+async def test_no_disk_of_the_host_or_of_another_box_is_seen(client: BoxClient, isolated: None) -> None:
+    seen = await client.output(
+        "cat /proc/partitions /proc/diskstats; ls -R /sys/block /sys/class/block /sys/dev/block; lsblk -r || :"
+    )
+    assert "loop" not in seen
+    found = await client.output("find /sys /proc/fs -path '*loop[0-9]*' -not -path '/sys/kernel/slab/*' 2>/dev/null || :")
+    assert found == ""
+    assert "disk.ext4" not in await client.output("grep -rs disk.ext4 /sys/devices/virtual /proc/self/mountinfo || :")

@@ -344,7 +344,7 @@ async def test_hostile_trees_are_removed(engine: LocalEngine, data_dir: Path) ->
         await client.output(
             'mkdir /x && cd /x && python3 -c \'import os\nfor _ in range(3000): os.mkdir("d" * 200); os.chdir("d" * 200)\''
         )
-        await client.output("mkdir /y && cd /y && python3 -c 'for n in range(5000): open(str(n), \"w\").close()'")
+        await client.output("mkdir /y && cd /y && python3 -c 'for n in range(500): open(str(n), \"w\").close()'")
         await client.output("mkdir -m 0 /z; cd /z; touch -- -rf '*' \"$(printf 'a\\nb')\"; mkfifo f; chmod 0 /z; ln -s / slash")
     await engine.destroy(box)
     assert [entry.name for entry in (data_dir / "boxes").iterdir()] == []
@@ -424,6 +424,8 @@ async def test_a_runtime_that_does_not_work(
 async def test_no_runtime_at_all(
     tmp_path: Path, target_image: Image, pool_config: Callable[..., ContainerPoolConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("mkfs.ext4", "debugfs", "dumpe2fs"):
+        (tmp_path / name).symlink_to(programs.which(name) or "")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(programs, "SYSTEM_PATH", str(tmp_path))
     engine = LocalEngine(pool_config(), data_dir=tmp_path / "data", image=target_image, instance="no-runtime")

@@ -1,20 +1,21 @@
 """The files of one box: its mounts while it lives, what the attacker changed after. Blocking: call it from a worker thread.
 
-    <runtime_dir>/boxes/<id>/   config.json, pid, lower (idmapped image), rootfs (overlay), u -> <data_dir>/boxes/<id>
-    <data_dir>/boxes/<id>/      up (the changes), wk (overlay's own)
+    <runtime_dir>/boxes/<id>/   config.json, pid, lower (idmapped image), rootfs (overlay), u (the box's disk)
+    <data_dir>/boxes/<id>/      disk.ext4, unless the disk is a tmpfs
+
+The disk holds up (the changes) and wk (overlay's own).
 
 The mount options show in the box's /proc/mounts, so they name nothing of the host: the overlay is mounted from within its
 own directory with relative names, and claims to be a disk.
 """
 
-import errno
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermes.broker import linux
+from hermes.broker import linux, trees
+from hermes.broker.disks import Disks, mount_image
 
 DISK = "/dev/vda1"
 """What the root file system claims to be mounted from."""
@@ -41,12 +42,16 @@ def own_working_directory() -> None:
     os.setpriority(os.PRIO_PROCESS, 0, THREAD_NICE)
 
 
+IDS = 65536
+"""User ids of one box; its first is a multiple of that."""
+
+
 @dataclass(frozen=True, slots=True)
 class BoxFiles:
-    """Where the files of one box lie. `upper` is kept or removed at the end, `bundle` always removed."""
+    """Where the files of one box lie: `bundle` while it lives, `store` until its changes were kept."""
 
     bundle: Path
-    upper: Path
+    store: Path
 
     @property
     def rootfs(self) -> Path:
@@ -58,22 +63,42 @@ class BoxFiles:
         """The image, its owners shifted to the box's."""
         return self.bundle / "lower"
 
-    def mount(self, image: Path, user_namespace: int, base: int, hostname: str) -> None:
+    @property
+    def disk(self) -> Path:
+        """The box's disk, mounted."""
+        return self.bundle / "u"
+
+    @property
+    def image(self) -> Path:
+        """The file that the disk is in."""
+        return self.store / "disk.ext4"
+
+    def mount(self, disks: Disks, image: Path, user_namespace: int, base: int, hostname: str) -> None:
         """Make the directories and mounts. `base` is the host's uid and gid of the box's root."""
-        for directory in (self.bundle, self.lower, self.rootfs, self.upper):
+        for directory in (self.bundle, self.lower, self.rootfs, self.disk, self.store):
             directory.mkdir(mode=0o700)
-        for name in ("up", "wk"):
-            (self.upper / name).mkdir(mode=0o755)
-            os.chown(self.upper / name, base, base)
         os.chown(self.bundle, base, base)
-        (self.bundle / "u").symlink_to(self.upper)
+        disks.mount_new(self.image, self.disk)
+        for name in ("up", "wk"):
+            (self.disk / name).mkdir(mode=0o755)
+            os.chown(self.disk / name, base, base)
         self._write_identity(image, base, hostname)
         linux.idmapped_clone(str(image), str(self.lower), user_namespace)
         os.chdir(self.bundle)
         linux.mount(DISK, "rootfs", "overlay", linux.MS_NODEV, "lowerdir=lower,upperdir=u/up,workdir=u/wk,volatile")
 
+    def remount(self) -> bool:
+        """Mount the disk of a box whose mounts are gone again, read-only; False if it is gone too. OSError if it is damaged."""
+        if self.disk.is_mount():
+            return True
+        if not self.image.exists():
+            return False
+        self.disk.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mount_image(self.image, self.disk, read_only=True)
+        return True
+
     def _write_identity(self, image: Path, base: int, hostname: str) -> None:
-        etc = self.upper / "up" / "etc"
+        etc = self.disk / "up" / "etc"
         etc.mkdir(mode=0o755)
         built = image.joinpath("etc").stat().st_mtime
         for name, text in (("hostname", f"{hostname}\n"), ("hosts", HOSTS.format(hostname=hostname)), ("resolv.conf", RESOLV)):
@@ -85,43 +110,42 @@ class BoxFiles:
         etc.chmod(0o755)
         os.chown(etc, base, base)
         os.utime(etc, (built, built))
-        (self.upper / "up").chmod(0o755)
+        (self.disk / "up").chmod(0o755)
 
     def unmount(self) -> None:
         """Detach whatever is mounted in the bundle, however often."""
         unmount_below(self.bundle)
 
-    def keep(self, directory: Path) -> None:
-        """Move the changes to `directory`/changes, which becomes root's alone."""
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
-        os.chown(directory, 0, 0)
-        try:
-            (self.upper / "up").rename(directory / "changes")
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            _move_across(self.upper / "up", directory / "changes")
+    def keep(self, directory: Path, budget: trees.Budget) -> trees.Copied:
+        """Copy the changes to `directory`/changes, which becomes root's alone, with `directory`/manifest.jsonl."""
+        return keep(self.disk / "up", directory, budget, ids=IDS)
 
     def discard(self, trash: Path) -> Path | None:
-        """Move what is left of the upper into `trash` and remove the bundle. Return what must still be deleted."""
+        """Move what is left of the store into `trash` and remove the bundle. Return a pit (see `trees.remove`) to be removed."""
         shutil.rmtree(self.bundle, ignore_errors=True)
-        if not os.path.lexists(self.upper):
-            return None
-        doomed = trash / self.upper.name
-        attempt = 0
-        while os.path.lexists(doomed):
-            attempt += 1
-            doomed = trash / f"{self.upper.name}.{attempt}"
-        self.upper.rename(doomed)
-        return doomed
+        return throw_away(self.store, trash) if os.path.lexists(self.store) else None
 
 
-def _move_across(source: Path, target: Path) -> None:
-    """Move a tree to another file system; mv takes FIFOs, devices and any depth, which Python's copying does not."""
-    done = subprocess.run(["mv", "-T", "--", source, target], stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if done.returncode != 0:
-        raise OSError(errno.EIO, done.stderr.decode(errors="backslashreplace").strip()[:500], str(target))
+def keep(upper: Path, directory: Path, budget: trees.Budget, *, ids: int = 0) -> trees.Copied:
+    """Copy the changes in `upper` to `directory`/changes, which becomes root's alone, with `directory`/manifest.jsonl."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    os.chown(directory, 0, 0)
+    return trees.copy(upper, directory / "changes", directory / "manifest.jsonl", budget, ids=ids)
+
+
+def throw_away(doomed: Path, trash: Path) -> Path:
+    """Move a directory into a new pit in `trash`; return that pit (see `trees.remove`)."""
+    attempt = 0
+    while True:
+        pit = trash / f"{doomed.name}.{attempt}"
+        attempt += 1
+        try:
+            pit.mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        doomed.rename(pit / "1")
+        return pit
 
 
 def unmount_below(directory: Path) -> None:

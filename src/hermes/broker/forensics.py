@@ -1,13 +1,11 @@
-"""Stopped boxes whose changed files are kept: `<directory>/<container_id>/` with `changes/` and `facts.json`.
+"""Stopped boxes whose changed files are kept: `<directory>/<container_id>/` with `changes/`, `manifest.jsonl` and `facts.json`.
 
-Everything under `changes/` was made by an attacker as root: trees of any depth and width, sparse files, hard links, names of
-any bytes. They are walked by directory fd, never by path, and no link is followed.
+Everything under `changes/` was made by an attacker as root; `hermes.broker.trees` is how it is read.
 """
 
 import asyncio
 import os
 import re
-import stat
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -18,6 +16,7 @@ import structlog
 
 from hermes import events
 from hermes.broker.facts import fact
+from hermes.broker.trees import Budget, measure, remove
 from hermes.config.models import ForensicsConfig
 from hermes.container.messages import BrokerEvent
 from hermes.tasks import TaskOwner
@@ -32,7 +31,6 @@ BACKLOG = 64
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FACTS = "facts.json"
 _REMOVING = ".removing-"
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +53,11 @@ class Kept(msgspec.Struct, frozen=True):
     bytes: int
 
 
+def budget(config: ForensicsConfig) -> Budget:
+    """How much of one container's changes is kept."""
+    return Budget(bytes=config.box_bytes, entries=config.box_entries, depth=config.box_depth, seconds=config.box_seconds)
+
+
 def excess(kept: Iterable[Kept], config: ForensicsConfig, now: float) -> list[tuple[Kept, str]]:
     """Which are to go, oldest first, and the limit that says so: `age`, `count` or `bytes`."""
     left = sorted(kept, key=lambda one: one.stopped)
@@ -72,84 +75,6 @@ def excess(kept: Iterable[Kept], config: ForensicsConfig, now: float) -> list[tu
         gone.append((one, reason))
         total -= one.bytes
     return gone
-
-
-def measure(directory: Path, max_entries: int = MAX_ENTRIES) -> tuple[int, bool]:
-    """Bytes on disk of everything in it, hard links counted once, and whether all of it was seen. Blocks."""
-    total = seen = 0
-    linked: set[tuple[int, int]] = set()
-    fd = os.open(directory, _DIRECTORY)
-    pending: list[list[str]] = []  # by level, the directories of it still to enter
-    try:
-        while True:
-            names: list[str] = []
-            with os.scandir(fd) as entries:
-                for entry in entries:
-                    seen += 1
-                    if seen > max_entries:
-                        return total, False
-                    status = entry.stat(follow_symlinks=False)
-                    if stat.S_ISDIR(status.st_mode):
-                        names.append(entry.name)
-                    elif status.st_nlink > 1:
-                        if (status.st_dev, status.st_ino) in linked:
-                            continue
-                        linked.add((status.st_dev, status.st_ino))
-                    total += status.st_blocks * 512
-            pending.append(names)
-            while pending and not pending[-1]:
-                pending.pop()
-                if pending:
-                    fd = _move(fd, "..")
-            if not pending:
-                return total, True
-            fd = _move(fd, pending[-1].pop())
-    finally:
-        os.close(fd)
-
-
-def _move(fd: int, name: str) -> int:
-    there = os.open(name, _DIRECTORY, dir_fd=fd)
-    os.close(fd)
-    return there
-
-
-def remove(pit: Path) -> None:
-    """Remove a directory that holds nothing but numbered directories, of whatever depth. Raises OSError; go on by calling again.
-
-    A directory's files are unlinked and its directories moved up into the pit, under the next numbers: nothing is ever more than
-    one level deep when its turn comes, and few fds and little memory are held. Blocks.
-    """
-    top = os.open(pit, _DIRECTORY)
-    try:
-        number = max((int(name) for name in os.listdir(top)), default=0)  # noqa: PTH208
-        empty = False
-        while not empty:
-            empty = True
-            with os.scandir(top) as entries:
-                for entry in entries:
-                    empty = False
-                    number = _empty(top, entry.name, number)
-                    with suppress(OSError):  # what a scan has missed is found by the next
-                        os.rmdir(entry.name, dir_fd=top)
-    finally:
-        os.close(top)
-    pit.rmdir()
-
-
-def _empty(top: int, name: str, number: int) -> int:
-    fd = os.open(name, _DIRECTORY, dir_fd=top)
-    try:
-        with os.scandir(fd) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    number += 1
-                    os.rename(entry.name, str(number), src_dir_fd=fd, dst_dir_fd=top)
-                else:
-                    os.unlink(entry.name, dir_fd=fd)
-    finally:
-        os.close(fd)
-    return number
 
 
 class Forensics:
@@ -259,7 +184,7 @@ class Forensics:
     def _measure(self, container_id: str) -> int:
         share = self._config.max_bytes // max(1, self._config.count)
         try:
-            size, complete = measure(self.directory / container_id)
+            size, complete = measure(self.directory / container_id, MAX_ENTRIES)
         except OSError as error:
             log.error("kept container not measured", container_id=container_id, error=str(error))
             return share

@@ -41,11 +41,17 @@ _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _OPEN_TREE = 428
 _MOVE_MOUNT = 429
+_OPENAT2 = 437
 _MOUNT_SETATTR = 442
 _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _MOUNT_ATTR_RDONLY = 0x1
 _MOUNT_ATTR_IDMAP = 0x100000
+
+_RESOLVE_NO_XDEV = 0x01
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_BENEATH = 0x08
 
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
@@ -85,6 +91,13 @@ def idmapped_clone(source: str, target: str, user_namespace: int) -> None:
         syscall(_MOVE_MOUNT, f"move_mount {target}", ctypes.c_int(tree), b"", at, os.fsencode(target), empty)
     finally:
         os.close(tree)
+
+
+def open_beneath(directory: int, name: str, flags: int) -> int:
+    """openat2(2): open what lies below a directory (an fd), following no link and crossing no mount on the way."""
+    resolve = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_XDEV
+    how = struct.pack("QQQ", flags, 0, resolve)
+    return syscall(_OPENAT2, "openat2", ctypes.c_int(directory), os.fsencode(name), how, ctypes.c_size_t(len(how)))
 
 
 def setns(fd: int, flags: int) -> None:

@@ -233,12 +233,32 @@ def check_overlay(settings: Settings, machine: Machine) -> Result:
     if not machine.is_root():
         return Result(name, State.WARNING, "not tried without root", "Run it with sudo")
     place = _existing(settings.data_dir, machine)
-    status, said = machine.run(sys.executable, "-P", "-m", "hermes.broker.machine_probe", str(place))
+    status, said = machine.run(sys.executable, "-P", "-m", "hermes.broker.machine_probe", "overlay", str(place))
     if status == 0:
         return Result(name, State.OK, f"overlays on idmapped directories work on {place}")
     if "No such device" in said:
         return Result(name, State.FAILED, "the kernel has no overlay file system", "modprobe overlay")
     return Result(name, State.FAILED, said, "Set data_dir to a directory on ext4, xfs or btrfs")
+
+
+def check_box_disk(settings: Settings, machine: Machine) -> Result:
+    """Each box has a disk of its own, an ext4 in a file: one is made and mounted."""
+    name = "box disk"
+    limits = settings.container_pool.limits
+    if limits.disk_backing == "tmpfs":
+        return Result(name, State.OK, "a tmpfs, in each box's memory")
+    for program in ("mkfs.ext4", "debugfs", "dumpe2fs"):
+        if machine.which(program) is None:
+            return Result(name, State.FAILED, f"{program}, which makes a box's disk, is missing", f"{_APT} e2fsprogs")
+    if not machine.is_root():
+        return Result(name, State.WARNING, "not tried without root", "Run it with sudo")
+    place = _existing(settings.data_dir, machine)
+    status, said = machine.run(sys.executable, "-P", "-m", "hermes.broker.machine_probe", "disk", str(place))
+    if status == 0:
+        return Result(name, State.OK, "an ext4 in a file can be made and mounted")
+    fix = "modprobe loop ext4" if "loop" in said or "No such device" in said else ""
+    other = "set container_pool.limits.disk_backing to tmpfs, and limits.disk below limits.memory"
+    return Result(name, State.FAILED, said, f"{fix}, or {other}" if fix else other.capitalize())
 
 
 def check_cgroups(settings: Settings, machine: Machine) -> Result:
@@ -306,5 +326,5 @@ _ALWAYS: tuple[Check, ...] = (
     check_root, check_kernel, check_user, check_data_dir, check_disk, check_ports, check_open_files, check_seccomp,
     check_landlock, check_image,
 )  # fmt: skip
-_LOCAL: tuple[Check, ...] = (check_user_namespaces, check_overlay, check_cgroups, check_runtime)
+_LOCAL: tuple[Check, ...] = (check_user_namespaces, check_overlay, check_box_disk, check_cgroups, check_runtime)
 _DOCKER: tuple[Check, ...] = (check_docker,)

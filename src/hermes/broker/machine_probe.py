@@ -1,7 +1,7 @@
-"""Tries, in a process and a mount namespace of its own, what every local box needs: an overlay on an idmapped directory.
+"""Tries, in a process and a mount namespace of its own, what a local box needs: an overlay on an idmapped directory, or a disk.
 
-`python -m hermes.broker.machine_probe DIRECTORY`, as root: prints nothing and exits 0 when the kernel does it, else prints
-what it refused and exits 1. Leaves nothing in DIRECTORY.
+`python -m hermes.broker.machine_probe overlay|disk DIRECTORY`, as root: prints nothing and exits 0 when the kernel does it, else
+prints what it refused and exits 1. Leaves nothing in DIRECTORY.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hermes.broker import linux
+from hermes.broker import disks, linux
 
 _BASE = 0x100000
 
@@ -40,7 +40,21 @@ def _user_namespace() -> int:
         os.waitpid(pid, 0)
 
 
-def probe(directory: Path) -> None:
+def probe_disk(directory: Path) -> None:
+    """Make and mount the disk of a box. Raise `OSError` when that cannot be done. Ends up in a mount namespace of its own."""
+    scratch = Path(tempfile.mkdtemp(prefix=".probe-", dir=directory))
+    try:
+        linux.unshare(linux.CLONE_NEWNS)
+        linux.mount("none", "/", "none", linux.MS_REC | linux.MS_PRIVATE)
+        disks.make_ext4(scratch / "image", 16 << 20, 1024)
+        (scratch / "disk").mkdir()
+        disks.mount_image(scratch / "image", scratch / "disk")
+        linux.umount(str(scratch / "disk"))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def probe_overlay(directory: Path) -> None:
     """Raise `OSError` when the kernel refuses. The calling process ends up in a mount namespace of its own."""
     scratch = Path(tempfile.mkdtemp(prefix=".probe-", dir=directory))
     try:
@@ -71,6 +85,6 @@ def probe(directory: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        probe(Path(sys.argv[1]))
+        {"overlay": probe_overlay, "disk": probe_disk}[sys.argv[1]](Path(sys.argv[2]))
     except OSError as error:
         sys.exit(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))

@@ -12,8 +12,10 @@ from hermes.config.models import LimitsConfig, SecurityConfig
 MASKED_PATHS = (
     "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
     "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware", "/sys/kernel/security",
+    "/proc/diskstats", "/proc/fs/ext4", "/proc/partitions", "/sys/block", "/sys/class/block", "/sys/dev/block",
+    "/sys/devices/virtual/bdi", "/sys/devices/virtual/block", "/sys/fs/ext4",
 )  # fmt: skip
-"""Files and directories of the kernel that a box sees empty."""
+"""Files and directories of the kernel that a box sees empty. The last nine show every other box's disk, and where it lies."""
 
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 """Files and directories of the kernel that a box cannot write."""

@@ -19,6 +19,7 @@ from hermes.broker.engines.base import Engine
 from hermes.broker.facts import fact
 from hermes.broker.forensics import Facts, Forensics
 from hermes.broker.plan import PooledBox, Removal, State, Waiter, plan
+from hermes.broker.trees import Copied
 from hermes.config.models import ContainerPoolConfig
 from hermes.container.messages import BrokerEvent, PoolStatus
 from hermes.errors import AllocationError, EngineError
@@ -370,7 +371,7 @@ class Pool:
         removal.attempts += 1
         try:
             async with asyncio.timeout(self._config.create_timeout):
-                await self._engine.destroy(box, keep=keep)
+                copied = await self._engine.destroy(box, keep=keep)
         except (EngineError, TimeoutError) as error:
             self._defer(removal, str(error) or f"a container was not removed within {self._config.create_timeout:g} seconds")
         except Exception:
@@ -378,6 +379,7 @@ class Pool:
             raise
         else:
             if facts is not None:
+                self._state_excess(box.id, copied)
                 kept = await self._forensics.add(facts) if self._forensics else None
                 self._emit(
                     events.ContainerStopped(
@@ -387,6 +389,18 @@ class Pool:
         finally:
             self._destroying -= 1
             self._turn()
+
+    def _state_excess(self, container_id: str, copied: Copied | None) -> None:
+        for name in sorted(copied.exceeded) if copied else ():
+            setting = f"box_{name}"
+            self._emit(
+                events.LimitReached(
+                    limit=f"container_pool.forensics.{setting}",
+                    value=getattr(self._config.forensics, setting),
+                    container_id=container_id,
+                    detail="not all that changed in the container was kept",
+                )
+            )
 
     def _defer(self, removal: Removal, reason: str) -> None:
         """Try again later; a pool that closes leaves the box to the engine."""

@@ -256,6 +256,18 @@ class LimitsConfig(Section):
     """Open files a process (RLIMIT_NOFILE)."""
     file_size: Bytes = Field(default=512 * 1024 * 1024, ge=1024 * 1024)
     """Largest file a process can write, in bytes (RLIMIT_FSIZE)."""
+    disk: Bytes = Field(default=1024**3, ge=16 * 1024**2, le=100 * 1024**3)
+    """Bytes that everything the container changes on its disk may take; past it the disk is full."""
+    inodes: int = Field(default=65_536, ge=1024, le=16_777_216)
+    """Files, directories and links that it may make on its disk."""
+    disk_backing: Literal["ext4", "tmpfs"] = "ext4"
+    """Where that disk is (`local` engine): `ext4`, in a sparse file under `data_dir` that shows as a disk of ordinary size, most
+    of it full, or `tmpfs`, in memory that counts as the container's; then `limits.disk` must be less than `limits.memory`."""
+
+    def conflicts(self) -> Iterable[Conflict]:
+        if self.disk_backing == "tmpfs" and self.disk >= self.memory:
+            keys = ("container_pool.limits.disk", "container_pool.limits.memory", "container_pool.limits.disk_backing")
+            yield Conflict(keys, "a tmpfs counts as the container's memory, so the disk must be smaller than that")
 
 
 class ForensicsConfig(Section):
@@ -267,6 +279,14 @@ class ForensicsConfig(Section):
     """Seconds a stopped container is kept at most."""
     max_bytes: Bytes = 2 * 1024**3
     """Bytes of all kept containers together, at most."""
+    box_bytes: Bytes = Field(default=512 * 1024**2, ge=1024 * 1024)
+    """Bytes copied of one container's changed files, at most; what is cut short or missing is noted."""
+    box_entries: int = Field(default=100_000, ge=100, le=10_000_000)
+    """Files and directories looked at in one container, at most."""
+    box_depth: int = Field(default=128, ge=8, le=256)
+    """Directories within each other that are entered, at most."""
+    box_seconds: Seconds = Field(default=20, gt=0)
+    """Seconds that keeping one container's changes may take."""
 
 
 class DockerConfig(Section):

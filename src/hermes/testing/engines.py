@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hermes.broker.engines.base import Box, Engine
+from hermes.broker.trees import Copied
 from hermes.errors import EngineError
 
 _PATIENCE = 10.0
@@ -132,13 +133,15 @@ class FakeEngine:
         """See `Engine`."""
         await self._known(box).ask(b"thaw")
 
-    async def destroy(self, box: Box, *, keep: Path | None = None) -> None:
+    async def destroy(self, box: Box, *, keep: Path | None = None) -> Copied | None:
         """See `Engine`. Nothing isolates what was changed, so there is nothing to keep but an empty `changes/`."""
         if (fake := self._boxes.get(box.id)) is None:
-            return
+            return None
         await fake.end()
-        if self._boxes.pop(box.id, None) is not None and keep is not None:
-            await asyncio.to_thread(_keep, keep)
+        if self._boxes.pop(box.id, None) is None or keep is None:
+            return None
+        await asyncio.to_thread(_keep, keep)
+        return Copied()
 
     async def list_owned(self) -> list[str]:
         """See `Engine`."""
@@ -196,9 +199,9 @@ class WrappedEngine:
         """See `Engine`."""
         await self.engine.thaw(box)
 
-    async def destroy(self, box: Box, *, keep: Path | None = None) -> None:
+    async def destroy(self, box: Box, *, keep: Path | None = None) -> Copied | None:
         """See `Engine`."""
-        await self.engine.destroy(box, keep=keep)
+        return await self.engine.destroy(box, keep=keep)
 
     async def list_owned(self) -> list[str]:
         """See `Engine`."""
@@ -222,10 +225,10 @@ class SlowEngine(WrappedEngine):
         await asyncio.sleep(self.seconds)
         return await self.engine.create(container_id)
 
-    async def destroy(self, box: Box, *, keep: Path | None = None) -> None:
+    async def destroy(self, box: Box, *, keep: Path | None = None) -> Copied | None:
         """See `Engine`."""
         await asyncio.sleep(self.seconds)
-        await self.engine.destroy(box, keep=keep)
+        return await self.engine.destroy(box, keep=keep)
 
 
 class NeverEngine(WrappedEngine):

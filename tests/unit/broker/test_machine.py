@@ -25,7 +25,9 @@ class GivenMachine(Machine):
     root: bool = True
     release: str = "6.1.0-28-amd64"
     files: dict[str, str | None] = field(default_factory=dict)
-    programs: set[str] = field(default_factory=lambda: {"runc", "crun", "mmdebstrap", "tar", "setpriv", "unshare"})
+    programs: set[str] = field(
+        default_factory=lambda: {"runc", "crun", "mmdebstrap", "tar", "setpriv", "unshare", "mkfs.ext4", "debugfs", "dumpe2fs"}
+    )
     outcomes: dict[str, tuple[int, str]] = field(default_factory=dict)
     libraries: set[str] = field(default_factory=lambda: {"libseccomp.so.2"})
     landlock_abi: int = 7
@@ -88,6 +90,7 @@ class GivenMachine(Machine):
 
 LOCAL = Settings()
 DOCKER = Settings.model_validate({"container_pool": {"engine": "docker"}})
+TMPFS = Settings.model_validate({"container_pool": {"limits": {"disk_backing": "tmpfs", "disk": "64M"}}})
 
 
 @pytest.fixture
@@ -162,8 +165,13 @@ CASES: list[tuple[str, Settings, dict[str, Any], State, str, str]] = [
         State.FAILED, "no", "not inside a container",
     ),
     ("overlay", LOCAL, {"root": False}, State.WARNING, "not tried", "sudo"),
-    ("overlay", LOCAL, {"outcomes": {"machine_probe": (1, "mount x: No such device")}}, State.FAILED, "no overlay", "modprobe"),
-    ("overlay", LOCAL, {"outcomes": {"machine_probe": (1, "mount_setattr: Invalid argument")}}, State.FAILED, "Invalid", "ext4"),
+    ("overlay", LOCAL, {"outcomes": {"probe overlay": (1, "mount x: No such device")}}, State.FAILED, "no overlay", "modprobe"),
+    ("overlay", LOCAL, {"outcomes": {"probe overlay": (1, "mount_setattr: Invalid argument")}}, State.FAILED, "Invalid", "ext4"),
+    ("box disk", LOCAL, {"root": False}, State.WARNING, "not tried", "sudo"),
+    ("box disk", LOCAL, {"programs": {"mkfs.ext4"}}, State.FAILED, "debugfs", "apt-get install -y e2fsprogs"),
+    ("box disk", LOCAL, {"outcomes": {"probe disk": (1, "no loop devices")}}, State.FAILED, "loop", "modprobe loop"),
+    ("box disk", LOCAL, {"outcomes": {"probe disk": (1, "no space left")}}, State.FAILED, "no space", "disk_backing to tmpfs"),
+    ("box disk", TMPFS, {"programs": set()}, State.OK, "tmpfs", ""),
     ("cgroups", LOCAL, {"cgroups": frozenset({"cpu", "pids"})}, State.FAILED, "control of memory", "cgroup_enable=memory"),
     ("cgroups", LOCAL, {"cgroups": frozenset({"memory", "cpu"})}, State.FAILED, "control of pids", "mount -t cgroup2"),
     ("runtime", LOCAL, {"programs": set()}, State.FAILED, "crun is not installed; runc is not", "apt-get install -y runc"),

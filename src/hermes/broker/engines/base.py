@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from hermes.broker.trees import Copied
+
 
 @dataclass(slots=True)
 class Box:
@@ -43,11 +45,12 @@ class Engine(Protocol):
     async def thaw(self, box: Box) -> None:
         """Let them go on."""
 
-    async def destroy(self, box: Box, *, keep: Path | None = None) -> None:
+    async def destroy(self, box: Box, *, keep: Path | None = None) -> Copied | None:
         """End every process of the box and remove all of it. Safe to call twice.
 
-        With `keep`, the files the attacker changed are first moved or copied there: a directory that is created, owned
-        by root with mode 0700, holding `changes/`.
+        With `keep`, the files the attacker changed are first copied there, within `container_pool.forensics`: a directory that
+        is created, owned by root with mode 0700, holding `changes/` and, where the engine sees all there was, `manifest.jsonl`
+        (see `hermes.broker.trees`). Returns what came of that; None if nothing was kept.
         """
 
     async def list_owned(self) -> list[str]:

@@ -34,8 +34,10 @@ from hermes.broker.engines.docker_image import ready_image
 from hermes.broker.engines.docker_runtime import is_gvisor
 from hermes.broker.engines.docker_stream import FAULTS
 from hermes.broker.engines.exec_server import one_line
+from hermes.broker.forensics import budget
 from hermes.broker.image import Image
 from hermes.broker.policy import Policy
+from hermes.broker.trees import Copied
 from hermes.broker.zygote import Zygote
 from hermes.config.models import ContainerPoolConfig
 from hermes.errors import EngineError
@@ -69,6 +71,7 @@ class _Cell:
     server: DockerExecServer | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     removal: "asyncio.Task[EngineError | None] | None" = None
+    copied: Copied | None = None
 
 
 class DockerEngine:
@@ -105,9 +108,7 @@ class DockerEngine:
         async with self._asking("ask for the runtimes"):
             self._gvisor = await is_gvisor(self._docker, self._config.runtime)
         if self._gvisor and self._config.docker.entry == "spawner":
-            raise EngineError(
-                "docker: the default runtime is gVisor, which no spawner can enter: set docker.entry to auto"
-            )
+            raise EngineError("docker: the default runtime is gVisor, which no spawner can enter: set docker.entry to auto")
         self._reference = await ready_image(self._docker, self._image)
         for container_id in await self.list_owned():
             log.info("removing a container that an earlier run left", container=container_id)
@@ -217,23 +218,24 @@ class DockerEngine:
         async with self._asking("unpause a container"):
             await self._docker.containers.container(self._cell(box).name).unpause()
 
-    async def destroy(self, box: Box, *, keep: Path | None = None) -> None:
+    async def destroy(self, box: Box, *, keep: Path | None = None) -> Copied | None:
         """End the box and remove all of it; with `keep`, first bring the files that changed there."""
         cell = self._cells.get(box.id)
         if cell is None:
             await self._remove(box.id)
-            return
+            return None
         if cell.removal is None:
             cell.removal = self._tasks.spawn(_caught(self._destroy(cell, keep)), name=f"destroy {box.id}")
         if (error := await asyncio.shield(cell.removal)) is not None:
             cell.removal = None
             raise error
+        return cell.copied
 
     async def _destroy(self, cell: _Cell, keep: Path | None) -> None:
         if keep is not None:
             await self._kill(cell)
             async with self._asking("keep what changed in a container", _KEEP_TIMEOUT):
-                await self._changes(cell).keep(keep)
+                cell.copied = await self._changes(cell).keep(keep)
         await self._remove(cell.box.id)
         self._cells.pop(cell.box.id, None)
         self._init_ended(cell)
@@ -242,7 +244,7 @@ class DockerEngine:
 
     def _changes(self, cell: _Cell) -> docker_changes.Changes:
         local = cell.box.pid != 0
-        return docker_changes.Changes(self._docker, cell.name, cell.details, self._config.forensics.max_bytes, local=local)
+        return docker_changes.Changes(self._docker, cell.name, cell.details, budget(self._config.forensics), local=local)
 
     async def _kill(self, cell: _Cell) -> None:
         """Return when nothing of the container runs any more."""

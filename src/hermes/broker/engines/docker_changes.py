@@ -1,8 +1,8 @@
 """What an attacker changed in a stopped Docker container, brought to a directory of ours.
 
-Where the daemon's files are ours to reach, the overlay's upper directory is moved (or copied to another file system). Otherwise
-Docker's list of changes is fetched file by file, from archives whose names and links are the attacker's: nothing is ever written
-through a link, because links are made last.
+Where the daemon's files are ours to reach, the overlay's upper directory is copied as that of any other box. Otherwise Docker's
+list of changes is fetched file by file, from archives whose names and links are the attacker's: nothing is ever written through a
+link, because links are made last.
 """
 
 import asyncio
@@ -10,8 +10,6 @@ import base64
 import json
 import os
 import shutil
-import stat
-import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -23,7 +21,8 @@ from typing import IO, Any
 import structlog
 from aiodocker import Docker, DockerError
 
-from hermes.broker.forensics import measure
+from hermes.broker import boxfs
+from hermes.broker.trees import Budget, Copied
 
 log = structlog.get_logger(__name__)
 
@@ -35,26 +34,26 @@ _BLOCK = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """The changes of one stopped container; `details` are what Docker said of it. At most `max_bytes` of them are copied."""
+    """The changes of one stopped container; `details` are what Docker said of it. No more is copied than the budget allows."""
 
     docker: Docker
     container: str
     details: dict[str, Any]
-    max_bytes: int
+    budget: Budget
     local: bool
     """The daemon's files are on this machine."""
 
-    async def keep(self, directory: Path) -> None:
+    async def keep(self, directory: Path) -> Copied:
         """Bring them to `directory`/changes, which becomes root's alone. OSError, or what aiodocker raises, if that fails."""
-        await asyncio.to_thread(_prepare, directory)
         upper = self._upper()
         if upper is not None:
-            await asyncio.to_thread(_bring, upper, directory / "changes", self.max_bytes)
-            return
+            return await asyncio.to_thread(boxfs.keep, upper, directory, self.budget)
+        await asyncio.to_thread(_prepare, directory)
         tree = Tree(directory / "changes")
         await asyncio.to_thread(tree.root.mkdir)
-        await self._fetch(tree)
+        copied = await self._fetch(tree)
         await asyncio.to_thread(tree.link)
+        return copied
 
     def _upper(self) -> Path | None:
         driver = self.details.get("GraphDriver") or {}
@@ -64,19 +63,25 @@ class Changes:
         upper = Path(data["UpperDir"])
         return upper if upper.is_dir() else None
 
-    async def _fetch(self, tree: "Tree") -> None:
+    async def _fetch(self, tree: "Tree") -> Copied:
+        copied = Copied()
         changes = await self.docker._query_json(f"containers/{self.container}/changes") or []
-        left = self.max_bytes
-        for number, (path, known_file) in enumerate(wanted(changes)):
-            if left <= 0 or number >= MAX_ARCHIVES:
-                log.warning("not all changes of a container were kept", container=self.container, limit=self.max_bytes)
-                return
+        for path, known_file in wanted(changes):
+            left = self.budget.bytes - copied.bytes
+            if left <= 0 or copied.entries >= min(MAX_ARCHIVES, self.budget.entries):
+                copied.exceeded.add("bytes" if left <= 0 else "entries")
+                break
+            copied.entries += 1
             try:
                 if known_file or not await self._is_directory(path):
-                    left -= await self._fetch_one(path, left, tree)
+                    copied.bytes += await self._fetch_one(path, left, tree)
             except DockerError as error:
                 if error.status != 404:  # its name was no UTF-8, so Docker's list does not tell it
                     raise
+                copied.unreadable += 1
+        if copied.bytes > self.budget.bytes:
+            copied.exceeded.add("bytes")
+        return copied
 
     async def _is_directory(self, path: str) -> bool:
         async with self.docker._query(f"containers/{self.container}/archive", "HEAD", params={"path": path}) as response:
@@ -162,18 +167,3 @@ def _prepare(directory: Path) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.chmod(0o700)
     os.chown(directory, 0, 0)
-
-
-def _bring(upper: Path, place: Path, max_bytes: int) -> None:
-    """Move a directory, or, to another file system, copy it, if it is not larger than `max_bytes`."""
-    try:
-        upper.rename(place)
-    except OSError:
-        size, whole = measure(upper)
-        if size > max_bytes or not whole:
-            log.warning("too much was changed in a container to copy it", bytes=size, limit=max_bytes)
-            place.mkdir()
-            return
-        copy = ["cp", "--archive", "--sparse=always", "--no-target-directory", "--", str(upper), str(place)]
-        subprocess.run(copy, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    place.chmod(stat.S_IMODE(place.lstat().st_mode) | 0o700)

@@ -24,11 +24,13 @@ from typing import ParamSpec, Protocol, TypeVar
 
 import structlog
 
-from hermes.broker import cgroups, programs
-from hermes.broker.boxfs import BoxFiles, own_working_directory
+from hermes.broker import cgroups, programs, trees
+from hermes.broker.boxfs import IDS, BoxFiles, own_working_directory, throw_away
 from hermes.broker.cgroups import BoxCgroup
+from hermes.broker.disks import Disks
 from hermes.broker.engines.base import Box
 from hermes.broker.engines.oci_exec import OciExecServer
+from hermes.broker.forensics import budget
 from hermes.broker.janitor import sweep
 from hermes.broker.oci import Runtime, config, occupy_tmp
 from hermes.broker.policy import Policy
@@ -41,8 +43,6 @@ log = structlog.get_logger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-IDS = 65536
-"""User ids of one box."""
 SLOTS = 2048
 """Boxes at once, at most: each has a range of ids of its own."""
 _BLOCKS = 30
@@ -72,6 +72,7 @@ class _Cell:
     """Starts processes in it where no spawner can."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     ending: "asyncio.Task[EngineError | None] | None" = None
+    copied: trees.Copied | None = None
 
 
 class LocalEngine:
@@ -87,7 +88,8 @@ class LocalEngine:
         self._config = config
         self._image = image
         self._bundles = self.runtime_dir / "boxes"
-        self._uppers = data_dir / "boxes"
+        self._stores = data_dir / "boxes"
+        self._disks = Disks(data_dir / "templates", config.limits)
         self._trash = data_dir / "trash"
         self._instance = instance
         self._cgroup = f"/hermes-{instance}"
@@ -117,13 +119,14 @@ class LocalEngine:
             self._swap = cgroups.counts_swap(self._trees)
             self.policy.bpf()
             await self._clean_up()
+            await self._in_thread(self._disks.prepare)
             await self.zygote.start()
             await self._choose_runtime()
         except (OSError, ConfigError, MachineError) as error:
-            raise EngineError(f"the local engine cannot start: {error}") from error
+            raise EngineError(f"the local engine cannot start: {_told(error)}") from error
 
     def _make_directories(self) -> None:
-        for directory in (self._uppers, self._trash):
+        for directory in (self._stores, self._trash):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
         # The runtime looks for a box's root file system as the box's root, a stranger to the host: it must get through.
@@ -175,7 +178,7 @@ class LocalEngine:
             raise EngineError(f"no box within {self._config.create_timeout:g} s") from error
         except OSError as error:
             await self._abandon(cell)
-            raise EngineError(f"cannot create a box: {error}") from error
+            raise EngineError(f"cannot create a box: {_told(error)}") from error
         except BaseException:
             await self._abandon(cell)
             raise
@@ -200,10 +203,12 @@ class LocalEngine:
     async def thaw(self, box: Box) -> None:
         await self._set_frozen(self._cell(box).cgroup, False)
 
-    async def destroy(self, box: Box, *, keep: Path | None = None) -> None:
+    async def destroy(self, box: Box, *, keep: Path | None = None) -> trees.Copied | None:
         cell = self._cells.get(box.id)
-        if cell is not None:
-            await self._end(cell, keep)
+        if cell is None:
+            return None
+        await self._end(cell, keep)
+        return cell.copied
 
     async def list_owned(self) -> list[str]:
         return await self._in_thread(self._owned)
@@ -235,7 +240,7 @@ class LocalEngine:
             raise EngineError(f"box {container_id} exists")
         if not self._free:
             raise EngineError(f"all {SLOTS} ranges of user ids are taken")
-        files = BoxFiles(self._bundles / container_id, self._uppers / container_id)
+        files = BoxFiles(self._bundles / container_id, self._stores / container_id)
         cgroup = BoxCgroup(f"{self._cgroup}/{container_id}", self._trees)
         cell = self._cells[container_id] = _Cell(Box(container_id), self._free.pop(), files, cgroup)
         return cell
@@ -266,7 +271,7 @@ class LocalEngine:
             raise EngineError("the box's init ended at once")
 
     def _lay_out(self, files: BoxFiles, namespace: int, base: int, settings: str) -> None:
-        files.mount(self._image.rootfs, namespace, base, self._config.hostname)
+        files.mount(self._disks, self._image.rootfs, namespace, base, self._config.hostname)
         if self._runtime is not None and self._runtime.is_runsc:
             occupy_tmp(files.rootfs, base)
         (files.bundle / "config.json").write_text(settings)
@@ -303,7 +308,9 @@ class LocalEngine:
             return None
         try:
             await self._kill(cell)
-            doomed = await self._in_thread(self._take_down, cell.files, cell.box.id, keep)
+            if keep is not None:
+                cell.copied = await self._in_thread(cell.files.keep, keep, budget(self._config.forensics))
+            doomed = await self._in_thread(self._take_down, cell.files, cell.box.id)
         except (OSError, EngineError) as error:
             return EngineError(f"box {cell.box.id} cannot be removed: {error}")
         if cell.pidfd >= 0:
@@ -340,27 +347,19 @@ class LocalEngine:
         except TimeoutError as error:
             raise EngineError(f"cgroup {cgroup.name} still holds {sorted(cgroup.pids())} after {_END_TIMEOUT:g} s") from error
 
-    def _take_down(self, files: BoxFiles, container_id: str, keep: Path | None) -> Path | None:
+    def _take_down(self, files: BoxFiles, container_id: str) -> Path | None:
         files.unmount()
         if self._runtime is not None:
             self._runtime.forget(container_id)
-        if keep is not None:
-            files.keep(keep)
         return files.discard(self._trash)
 
-    async def _delete(self, doomed: Path) -> None:
-        """Delete a tree that an attacker made: any depth, any size, any names. One at a time, at low priority."""
+    async def _delete(self, pit: Path) -> None:
+        """Delete what is left of a box. One at a time: the larger its disk, the longer that takes."""
         async with self._deleting:
-            command = ("nice", "-n", "10", "rm", "-rf", "--one-file-system", "--", str(doomed))
-            process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
             try:
-                status = await process.wait()
-            except asyncio.CancelledError:
-                process.kill()
-                await process.wait()
-                raise
-            if status != 0:
-                log.error("files of a box could not be deleted", path=str(doomed))
+                await self._in_thread(trees.remove, pit)
+            except (OSError, ValueError) as error:
+                log.error("files of a box could not be deleted", path=str(pit), reason=str(error))
 
     async def _set_frozen(self, cgroup: BoxCgroup, frozen: bool) -> None:
         tries = 0
@@ -382,7 +381,7 @@ class LocalEngine:
 
     def _owned(self) -> list[str]:
         found = cgroups.children(self._cgroup, cgroups.hierarchies())
-        for directory in (self._bundles, self._uppers):
+        for directory in (self._bundles, self._stores):
             with contextlib.suppress(FileNotFoundError):
                 found.update(entry.name for entry in directory.iterdir())
         return sorted(found)
@@ -393,12 +392,13 @@ class LocalEngine:
         await self._in_thread(sweep, self._instance, self.runtime_dir)
         self._make_directories()
         for container_id in left:
-            files = BoxFiles(self._bundles / container_id, self._uppers / container_id)
-            await self._in_thread(self._take_down, files, container_id, None)
+            files = BoxFiles(self._bundles / container_id, self._stores / container_id)
+            await self._in_thread(self._take_down, files, container_id)
         if left:
             log.warning("boxes of an earlier run removed", count=len(left))
-        for doomed in self._trash.iterdir():
-            self._tasks.spawn(self._delete(doomed), name=f"delete {doomed.name}")
+        for doomed in list(self._trash.iterdir()):
+            pit = throw_away(doomed, self._trash)
+            self._tasks.spawn(self._delete(pit), name=f"delete {pit.name}")
 
     # ---- small things
 
@@ -418,3 +418,8 @@ class LocalEngine:
         except asyncio.CancelledError:
             await asyncio.wait([future])
             raise
+
+
+def _told(error: Exception) -> str:
+    """What an error says to an operator."""
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from hermes.broker.engines.docker_changes import Tree, _bring, wanted
+from hermes.broker.engines.docker_changes import Tree, wanted
 
 
 def archive(*members: tuple[str, bytes | str, bytes]) -> io.BytesIO:
@@ -111,28 +111,3 @@ def test_what_is_fetched_of_dockers_list() -> None:
         {"Path": "/usr", "Kind": 0}, {"Path": "/etc/gone", "Kind": 2},
     ]  # fmt: skip
     assert list(wanted(changes)) == [("/root/new", True), ("/etc/passwd", False), ("/usr", False)]
-
-
-def test_an_upper_directory_is_moved(tmp_path: Path) -> None:
-    upper = tmp_path / "upper"
-    (upper / "root").mkdir(parents=True)
-    (upper / "root/evil").write_text("x")
-    _bring(upper, tmp_path / "changes", 1)
-    assert (tmp_path / "changes/root/evil").read_text() == "x"
-    assert not upper.exists()
-
-
-def test_an_upper_directory_elsewhere_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def elsewhere(self: Path, target: Path) -> Path:
-        raise OSError(18, "Invalid cross-device link")
-
-    monkeypatch.setattr(Path, "rename", elsewhere)
-    upper = tmp_path / "upper"
-    upper.mkdir()
-    (upper / "-evil").write_text("x" * 5000)
-    (upper / "link").symlink_to("/etc/shadow")
-    _bring(upper, tmp_path / "copied", 1_000_000)
-    assert (tmp_path / "copied/-evil").read_text() == "x" * 5000
-    assert (tmp_path / "copied/link").is_symlink()
-    _bring(upper, tmp_path / "refused", 1000)
-    assert list((tmp_path / "refused").iterdir()) == []

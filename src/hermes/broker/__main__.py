@@ -18,6 +18,7 @@ from hermes.broker.forensics import Forensics
 from hermes.broker.launcher import instance_of, runtime_dir
 from hermes.broker.pool import Pool
 from hermes.broker.server import BrokerServer
+from hermes.broker.verify.gate import before_listening
 from hermes.config import Settings
 from hermes.container.messages import BrokerEvent
 from hermes.errors import EngineError, HermesError, ImageError, MachineError
@@ -117,6 +118,7 @@ async def _run(settings: Settings, engine: Engine, front_fd: int, report: Callab
                 await asyncio.wait([*over, *begun], return_when=asyncio.FIRST_COMPLETED)
                 if start.failed.is_set() and not pool.ready.is_set():
                     raise EngineError(start.reason)
+                await before_listening(settings, engine, pool, emit, report)
                 start.over = True
                 gc.collect()
                 gc.freeze()

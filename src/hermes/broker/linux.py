@@ -5,6 +5,7 @@ Imported by the zygote, so it imports little.
 
 import array
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -199,6 +200,28 @@ def set_seccomp_filter(program: bytes) -> None:
     unused = ctypes.c_ulong(0)
     arguments = (ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(filter_), unused, unused)
     _checked(_libc.prctl(_PR_SET_SECCOMP, *arguments), "seccomp")
+
+
+def clock_watch() -> int:
+    """Return an fd that `clock_was_set` can ask: a timer far in the future that is cancelled when somebody sets the clock."""
+    realtime, absolute_and_cancelled = ctypes.c_int(0), ctypes.c_int(1 | 2)
+    fd = _checked(_libc.timerfd_create(realtime, ctypes.c_int(os.O_CLOEXEC | os.O_NONBLOCK)), "timerfd_create")
+    try:
+        never = struct.pack("4q", 0, 0, 1 << 40, 0)
+        _checked(_libc.timerfd_settime(ctypes.c_int(fd), absolute_and_cancelled, never, None), "timerfd_settime")
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def clock_was_set(fd: int) -> bool:
+    """Whether the clock was set (not just slewed) since `clock_watch` returned this fd."""
+    try:
+        os.read(fd, 8)
+    except OSError as error:
+        return error.errno == errno.ECANCELED
+    return True
 
 
 class ProcessTitle:

@@ -61,6 +61,7 @@ class FakeEngine:
     """Real processes, started by the real spawner, isolated from nothing. Without root, every user is yourself."""
 
     name = "fake"
+    runtime = "none"
     isolated = False
 
     def __init__(self) -> None:
@@ -172,6 +173,7 @@ class WrappedEngine:
     def __init__(self, engine: Engine | None = None) -> None:
         self.engine: Engine = engine or FakeEngine()
         self.name = self.engine.name
+        self.runtime = self.engine.runtime
         self.created = 0
         """Calls of `create`."""
 

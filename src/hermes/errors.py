@@ -21,6 +21,10 @@ class EngineError(HermesError):
     """A container engine could not do what was asked of it."""
 
 
+class ContainmentError(HermesError):
+    """A box does not hold what an attacker can do in it. The text names the probes that failed, and why."""
+
+
 class AllocationError(HermesError, RuntimeError):
     """The pool cannot give a container: it is exhausted, closing, or its engine is failing. The text says which."""
 

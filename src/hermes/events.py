@@ -318,6 +318,20 @@ class SensorReloaded(Event, frozen=True, kw_only=True, tag="sensor.reloaded"):
     """Settings that were changed and wait for a restart."""
 
 
+class SensorVerified(Event, frozen=True, kw_only=True, tag="sensor.verified"):
+    """Hermes attacked a box of its own and nothing got through; only then does it listen."""
+
+    probes: int
+    """Attacks that were made."""
+    seconds: float
+    engine: str
+    image: str
+    policy: str
+    """Fingerprint of the policy that held: capabilities, system calls, limits, what is hidden."""
+    kernel: str
+    """Release of the kernel it was true for."""
+
+
 class PoolReady(Event, frozen=True, kw_only=True, tag="pool.ready"):
     """The pool holds its full number of warm containers for the first time."""
 

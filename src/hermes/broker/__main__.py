@@ -18,6 +18,7 @@ from hermes.broker.forensics import Forensics
 from hermes.broker.launcher import instance_of, runtime_dir
 from hermes.broker.pool import Pool
 from hermes.broker.server import Fronts
+from hermes.broker.verify.gate import before_listening
 from hermes.config import Settings
 from hermes.container import BrokerEvent, ControlSocket, Report
 from hermes.errors import EngineError, HermesError, ImageError, MachineError
@@ -118,6 +119,8 @@ async def _run(settings: Settings, engine: Engine, control_fd: int, report: Repo
                 await asyncio.wait([*over, *begun], return_when=asyncio.FIRST_COMPLETED)
                 if start.failed.is_set() and not pool.ready.is_set():
                     raise EngineError(start.reason)
+                if not any(task.done() for task in over):
+                    await before_listening(settings, engine, pool, emit, report)
                 start.over = True
                 gc.collect()
                 gc.freeze()

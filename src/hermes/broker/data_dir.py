@@ -12,7 +12,7 @@ from pathlib import Path
 from hermes.config import Settings
 from hermes.errors import MachineError
 
-ROOTS = frozenset({"images", "boxes", "templates", "trash", "stopped"})
+ROOTS = frozenset({"images", "boxes", "templates", "trash", "stopped", "verify"})
 """Directories in it that only root writes."""
 LOCK = "lock"
 END_PATIENCE = 45.0

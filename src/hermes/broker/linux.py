@@ -5,6 +5,7 @@ Imported by the zygote, so it imports little. Those by which a process gives up 
 
 import array
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -144,6 +145,28 @@ def receive_fds(sock: socket.socket, size: int, count: int) -> tuple[bytes, list
 def capability_mask(names: tuple[str, ...]) -> int:
     """The bit mask of capabilities named without `CAP_`."""
     return sum(1 << CAPABILITIES.index(name) for name in names)
+
+
+def clock_watch() -> int:
+    """Return an fd that `clock_was_set` can ask: a timer far in the future that is cancelled when somebody sets the clock."""
+    realtime, absolute_and_cancelled = ctypes.c_int(0), ctypes.c_int(1 | 2)
+    fd = checked(_libc.timerfd_create(realtime, ctypes.c_int(os.O_CLOEXEC | os.O_NONBLOCK)), "timerfd_create")
+    try:
+        never = struct.pack("4q", 0, 0, 1 << 40, 0)
+        checked(_libc.timerfd_settime(ctypes.c_int(fd), absolute_and_cancelled, never, None), "timerfd_settime")
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def clock_was_set(fd: int) -> bool:
+    """Whether the clock was set (not just slewed) since `clock_watch` returned this fd."""
+    try:
+        os.read(fd, 8)
+    except OSError as error:
+        return error.errno == errno.ECANCELED
+    return True
 
 
 class ProcessTitle:

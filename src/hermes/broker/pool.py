@@ -129,9 +129,11 @@ class Pool:
         outcome.delivered = True
         return outcome
 
-    def release(self, session_id: str) -> None:
-        """Stop the session's box; ignored if it holds none."""
+    def release(self, session_id: str, *, keep: bool = True) -> None:
+        """Stop the session's box; ignored if it holds none. Without `keep`, nothing of it is kept, nor said."""
         if (held := self._active.pop(session_id, None)) is not None:
+            if not keep:
+                held.session_id = None
             self._stop(held)
             self._courtesy_ends = time.monotonic() + COURTESY
             self._turn()

@@ -175,6 +175,12 @@ def _library() -> ctypes.CDLL:
     return library
 
 
+def number(name: str) -> int | None:
+    """The number of a system call on this machine; None if it has none, or is too new for libseccomp."""
+    found = int(_library().seccomp_syscall_resolve_name(name.encode()))
+    return found if found >= 0 else None
+
+
 def _action(rule: Rule, name: str = "action", number: str = "errnoRet") -> ctypes.c_uint32:
     try:
         value = _ACTIONS[rule[name]]

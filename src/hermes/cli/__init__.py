@@ -5,6 +5,7 @@ import typer
 import hermes
 from hermes.cli import config, doctor, image, sessions
 from hermes.cli.up import up
+from hermes.cli.verify import verify
 
 app = typer.Typer(
     name="hermes",
@@ -18,6 +19,7 @@ app.add_typer(sessions.app, name="sessions")
 app.add_typer(image.app, name="image")
 app.add_typer(config.app, name="config")
 app.command()(doctor.doctor)
+app.command()(verify)
 
 
 @app.command()

@@ -62,6 +62,7 @@ class FakeEngine:
     """Real processes, started by the real spawner, isolated from nothing. Without root, every user is yourself."""
 
     name = "fake"
+    runtime = "none"
     isolated = False
 
     def __init__(self) -> None:
@@ -175,6 +176,7 @@ class WrappedEngine:
     def __init__(self, engine: Engine | None = None) -> None:
         self.engine: Engine = engine or FakeEngine()
         self.name = self.engine.name
+        self.runtime = self.engine.runtime
         self.created = 0
         """Calls of `create`."""
 

@@ -26,6 +26,8 @@ class Engine(Protocol):
     """Makes containers. All methods raise `EngineError` (and nothing else) when they cannot do what they say."""
 
     name: str
+    runtime: str
+    """The OCI runtime that makes its boxes, as far as it is known."""
 
     async def start(self) -> None:
         """Make ready: check the runtime and the image, clean up what an earlier run left (`list_owned` is empty after)."""

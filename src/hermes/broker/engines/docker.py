@@ -80,6 +80,7 @@ class DockerEngine:
     name = "docker"
 
     def __init__(self, config: ContainerPoolConfig, *, data_dir: Path, image: Image | str, instance: str) -> None:
+        self.runtime = "docker's default"
         self._config = config
         self._data_dir = data_dir
         self._image = image

@@ -50,6 +50,11 @@ _END_TIMEOUT = 10.0
 _DELETE_PATIENCE = 5.0
 
 
+def block_of(instance: str) -> int:
+    """Which of the blocks of user ids an instance's boxes have; two instances may have the same."""
+    return zlib.crc32(instance.encode()) % _BLOCKS
+
+
 class Image(Protocol):
     """A target image, unpacked: its root file system, and what its process 1 is."""
 
@@ -84,6 +89,7 @@ class LocalEngine:
         self, config: ContainerPoolConfig, *, data_dir: Path, image: Image, instance: str, runtime_dir: Path | None = None
     ) -> None:
         self.policy = Policy(config.security, config.limits)
+        self.runtime: str = config.runtime
         self.runtime_dir = runtime_dir or Path("/run/hermes") / instance
         self._config = config
         self._image = image
@@ -93,7 +99,7 @@ class LocalEngine:
         self._trash = data_dir / "trash"
         self._instance = instance
         self._cgroup = f"/hermes-{instance}"
-        self._base = (1 + zlib.crc32(instance.encode()) % _BLOCKS) * SLOTS * IDS
+        self._base = (1 + block_of(instance)) * SLOTS * IDS
         self._free = list(reversed(range(SLOTS)))
         self._cells: dict[str, _Cell] = {}
         self._namespaces: dict[int, int] = {}
@@ -156,6 +162,7 @@ class LocalEngine:
             else:
                 # Version 2 does not tell before a cgroup below the root has the memory controller; the trial's parent has it.
                 self._swap = cgroups.counts_swap(self._trees)
+                self.runtime = name
                 log.info("OCI runtime chosen", runtime=name)
                 return
         raise EngineError("no OCI runtime works: " + "; ".join(failures))

@@ -1,0 +1,123 @@
+"""What a probe is: one attack, one verdict. Probes declare themselves; `ALL` has them in the order of their modules.
+
+A probe returns a line that says what held. It raises Breach when something got through, and Untried when the attempt itself
+could not be made, which counts as a failure too: no probe holds because nothing was tried.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from hermes.broker.policy import Policy
+from hermes.broker.verify.box import ANYBODY, Agent, Argument, NoSuchCall, Target, Untried
+from hermes.broker.verify.host import Host, namespace
+from hermes.config.models import ContainerPoolConfig
+from hermes.errors import HermesError
+
+USERS = ("root", ANYBODY)
+"""Whom attacks are made as."""
+REFUSED = frozenset({"EPERM", "EACCES", "ENOSYS"})
+"""Errors with which the kernel turns a call away before it looks at what is asked for."""
+
+
+class Breach(HermesError):
+    """An attack got through. The text says what an attacker could do."""
+
+
+@dataclass(slots=True)
+class Attack:
+    """What a probe works with: a box, the host that it must not reach, and what the box is allowed."""
+
+    target: Target
+    host: Host
+    config: ContainerPoolConfig
+    policy: Policy
+    another: "Callable[[], Awaitable[Target]] | None" = None
+    """Gives another box of the same pool. None in the quick set."""
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def may_kill_all(self) -> bool:
+        """The box has process ids of its own, so that a signal to everybody stays in it."""
+        init = self.target.box.pid
+        return init != 0 and namespace(init, "pid") not in (0, namespace("self", "pid"))
+
+    def warn(self, text: str) -> None:
+        """State what an operator should know, though nothing got through."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    async def agent(self, user: str = "root") -> Agent:
+        """See `Target.agent`."""
+        return await self.target.agent(user)
+
+    async def refused(
+        self, name: str, *arguments: Argument, users: tuple[str, ...] = USERS, errors: frozenset[str] = REFUSED
+    ) -> str:
+        """Make a call that must be turned away, whoever makes it. Return how it was."""
+        said = set()
+        for user in users:
+            reply = await (await self.agent(user)).call(name, *arguments)
+            if reply.error not in errors:
+                raise Breach(f"{name} as {user} is not refused ({reply.error})")
+            said.add(reply.error)
+        return f"{name}: {', '.join(sorted(said))}"
+
+    async def all_refused(self, *calls: tuple[Argument, ...], users: tuple[str, ...] = USERS) -> str:
+        """Make calls (name, then arguments), all of which must be turned away; those that this machine lacks are passed over."""
+        lines = []
+        for name, *arguments in calls:
+            if not isinstance(name, str):
+                raise TypeError(name)
+            try:
+                lines.append(await self.refused(name, *arguments, users=users))
+            except NoSuchCall:
+                continue
+        if not lines:
+            raise Untried("this machine has none of these system calls")
+        return "; ".join(dict.fromkeys(lines))
+
+    async def unopened(self, *paths: str, flags: int, users: tuple[str, ...] = USERS) -> str:
+        """Open files that must not open. Return how many were tried. They are only opened, never written."""
+        for user in users:
+            agent = await self.agent(user)
+            replies = await agent.batch(*(("openat", AT_FDCWD, path, flags | O_CLOEXEC) for path in paths))
+            for path, reply in zip(paths, replies, strict=True):
+                if reply.ok:
+                    raise Breach(f"{user} can open {path} {'for writing' if flags & 3 else 'to read'}")
+        return f"none of {len(paths)} files opens"
+
+
+AT_FDCWD = -100
+O_CLOEXEC = 0o2000000
+
+Attempt: TypeAlias = Callable[[Attack], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One attack: its name, the group it belongs to, what it tries (a sentence), and whether it is made at every start."""
+
+    name: str
+    group: str
+    tries: str
+    quick: bool
+    attempt: Attempt
+
+
+ALL: dict[str, Probe] = {}
+"""Every probe by its name."""
+
+
+def probe(name: str, *, quick: bool = False) -> Callable[[Attempt], Attempt]:
+    """Declare a probe. The first paragraph of its docstring says what it tries, its module is its group."""
+
+    def declare(attempt: Attempt) -> Attempt:
+        if name in ALL:
+            raise ValueError(f"two probes are called {name}")
+        tries = " ".join((attempt.__doc__ or "").split("\n\n")[0].split())
+        group = attempt.__module__.rpartition(".")[2]
+        ALL[name] = Probe(name, group, tries, quick, attempt)
+        return attempt
+
+    return declare

@@ -1,0 +1,130 @@
+"""Runs probes against boxes of a pool: one after the other, each bounded, none able to end the run."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+
+from hermes.broker.engines.base import Engine
+from hermes.broker.policy import Policy
+from hermes.broker.pool import Pool
+from hermes.broker.verify import report
+from hermes.broker.verify.box import Target
+from hermes.broker.verify.canaries import Canaries
+from hermes.broker.verify.host import Host
+from hermes.broker.verify.probe import ALL, Attack, Breach, Probe
+from hermes.broker.verify.probes import __all__ as GROUPS
+from hermes.broker.verify.report import Report, Verdict
+from hermes.config.models import ContainerPoolConfig
+from hermes.errors import ContainmentError, HermesError, MachineError
+
+PATIENCE = 120.0
+"""Seconds that one probe may take."""
+SESSION = "verify"
+"""The session that boxes under attack are allocated for."""
+NOT_MADE = "could not be tried: "
+
+Progress = Callable[[Verdict], None]
+
+
+def chosen(*, quick: bool) -> list[Probe]:
+    """The probes of a run, in order."""
+    assert GROUPS
+    return [one for one in ALL.values() if one.quick or not quick]
+
+
+async def attempt(probe: Probe, attack: Attack) -> Verdict:
+    """Make one attack and say how it ended."""
+    began = time.monotonic()
+    held = False
+    try:
+        async with asyncio.timeout(PATIENCE):
+            detail = await probe.attempt(attack)
+        held = True
+    except Breach as breach:
+        detail = str(breach)
+    except TimeoutError:
+        detail = f"{NOT_MADE}no end within {PATIENCE:g} s"
+    except (HermesError, OSError) as error:
+        detail = f"{NOT_MADE}{error}"
+    except ExceptionGroup as group:
+        known, unknown = group.split((HermesError, OSError, TimeoutError))
+        if unknown is not None or known is None:
+            raise
+        detail = f"{NOT_MADE}{known.exceptions[0]}"
+    seconds = round(time.monotonic() - began, 4)
+    return Verdict(name=probe.name, group=probe.group, tries=probe.tries, held=held, detail=detail, seconds=seconds)
+
+
+async def run(probes: Iterable[Probe], attack: Attack, progress: Progress | None = None) -> list[Verdict]:
+    """Make the attacks in order."""
+    verdicts = []
+    for probe in probes:
+        verdict = await attempt(probe, attack)
+        verdicts.append(verdict)
+        if progress is not None:
+            progress(verdict)
+    return verdicts
+
+
+@contextlib.contextmanager
+def observed(secret_paths: Iterable[str], *, full: bool) -> Iterator[Host]:
+    """The host, with canaries placed. MachineError if they cannot be."""
+    try:
+        host = Host(Canaries.place(), tuple(secret_paths), full=full)
+    except OSError as error:
+        raise MachineError(f"the host cannot be observed: {error.strerror}") from error
+    try:
+        yield host
+    finally:
+        host.close()
+
+
+@contextlib.asynccontextmanager
+async def borrowed(pool: Pool, session: str = SESSION) -> AsyncIterator[Target]:
+    """A warm box of the pool, given back after; nothing of it is kept."""
+    held = await pool.allocate(session)
+    try:
+        target = Target.over(held.box, held.sock)
+        try:
+            yield target
+        finally:
+            target.close()
+    finally:
+        pool.release(session, keep=False)
+
+
+async def verify(
+    pool: Pool,
+    engine: Engine,
+    config: ContainerPoolConfig,
+    *,
+    image_digest: str,
+    secret_paths: Iterable[str],
+    quick: bool,
+    progress: Progress | None = None,
+) -> Report:
+    """Attack boxes of a warm pool and report."""
+    began = time.time()
+    policy = Policy(config.security, config.limits)
+    with observed(secret_paths, full=not quick) as host:
+        async with borrowed(pool) as target:
+            attack = Attack(target, host, config, policy)
+            verdicts = await run(chosen(quick=quick), attack, progress)
+    return report.make(
+        verdicts,
+        began=began,
+        quick=quick,
+        engine=engine.name,
+        runtime=engine.runtime,
+        image=config.image,
+        image_digest=image_digest,
+        policy=policy,
+        warnings=attack.warnings,
+    )
+
+
+def require(found: Report) -> None:
+    """Raise ContainmentError unless everything held."""
+    if not found.held:
+        raise ContainmentError(found.summary())

@@ -48,8 +48,10 @@ class Front:
         handler: Handler,
         on_channel_opened: Callable[[Visitor], None] = lambda visitor: None,
         on_session_over: Callable[[Visitor], None] = lambda visitor: None,
+        no_room: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`on_channel_opened` is called before a channel says what it wants: time to make ready for it."""
+        """`on_channel_opened` is called before a channel says what it wants: time to make ready for it. `no_room` tells why no
+        evidence of one more connection could be kept."""
         self.settings = settings
         self.visitors: set[Visitor] = set()
         self.memory = Memory(settings.authentication.remember)
@@ -57,6 +59,7 @@ class Front:
         self.session_over = on_session_over
         self.closing = False
         self._journal = journal
+        self._no_room = no_room
         self._handler = handler
         self._tasks = TaskOwner("front")
         self._servers: list[asyncio.Server] = []
@@ -123,6 +126,8 @@ class Front:
             return "shutting down"
         if not self._journal.healthy:
             return "events cannot be written"
+        if (no_room := self._no_room()) is not None:
+            return no_room
         if len(self.visitors) >= self.settings.server.max_connections:
             return "server.max_connections reached"
         return None

@@ -144,6 +144,7 @@ def _begin(path: Path) -> None:
     os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
     db = connect(fresh, mode="rw", busy_timeout=0)
     try:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         schema.migrate(db)
     finally:
         db.close()
@@ -155,6 +156,15 @@ def _begin(path: Path) -> None:
         os.close(directory)
 
 
+def _let_shrink(db: sqlite3.Connection, path: Path) -> None:
+    """Turn a journal of an older Hermes, unless it is large, into one whose file can give pages back."""
+    if db.execute("PRAGMA auto_vacuum").fetchone() != (0,) or path.stat().st_size > WHOLE_CHECK_BYTES:
+        return
+    with contextlib.suppress(sqlite3.Error):  # no room for a second copy: it goes on as it is, and is tried at the next start
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute("VACUUM")
+
+
 def _open(path: Path, busy_timeout: float, end_lost: bool) -> sqlite3.Connection:
     db = connect(path, mode="rw", busy_timeout=busy_timeout)
     try:
@@ -164,6 +174,8 @@ def _open(path: Path, busy_timeout: float, end_lost: bool) -> sqlite3.Connection
         db.execute("PRAGMA wal_autocheckpoint = 1000")
         db.execute("PRAGMA cache_size = -16384")
         schema.migrate(db)
+        _let_shrink(db, path)
+        db.execute("PRAGMA temp_store = MEMORY")  # a full /tmp is none of its business
         if end_lost:
             end_lost_sessions(db)
     except BaseException:

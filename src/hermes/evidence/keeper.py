@@ -4,6 +4,7 @@ The oldest and least valuable goes first (`value`), never what is under way, and
 """
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401  imported lazily by asyncio, when it may be out of our reach
 import contextlib
 import os
 import sqlite3

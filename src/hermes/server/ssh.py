@@ -15,6 +15,7 @@ from hermes.events import ConnectionRefused, Event
 from hermes.server import persona
 from hermes.server.auth import Memory
 from hermes.server.connection import Connection
+from hermes.server.listener import Listener
 from hermes.server.process import ChannelProcess
 from hermes.server.visitor import Visitor
 from hermes.tasks import TaskOwner
@@ -62,7 +63,8 @@ class Front:
         self._no_room = no_room
         self._handler = handler
         self._tasks = TaskOwner("front")
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[Listener] = []
+        self._accepting = TaskOwner("accepting")
         self._refused_logged = 0.0
         self._drained: asyncio.Event | None = None
         self._host_keys = host_keys
@@ -74,8 +76,8 @@ class Front:
         asyncssh.set_log_level("CRITICAL")
         proxied = self.settings.server.proxy_protocol
         for sock in sockets:
-            server = await loop.create_server(lambda: Connection(loop, self._options, proxied=proxied), sock=sock, backlog=1024)
-            self._servers.append(server)
+            sock.listen(1024)
+            self._servers.append(Listener(sock, lambda: Connection(loop, self._options, proxied=proxied), self._accepting))
 
     def reconfigure(self, settings: Settings) -> None:
         """Treat connections that come from now on by these settings."""
@@ -117,6 +119,7 @@ class Front:
         self._accept_no_more()
         for visitor in list(self.visitors):
             visitor.shut_down()
+        await self._accepting.close()
         await asyncio.sleep(0)
         await self._tasks.close()
 
@@ -128,6 +131,8 @@ class Front:
             return "events cannot be written"
         if (no_room := self._no_room()) is not None:
             return no_room
+        if any(server.scarce for server in self._servers):
+            return "open files are scarce"
         if len(self.visitors) >= self.settings.server.max_connections:
             return "server.max_connections reached"
         return None

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -296,7 +296,7 @@ class Journal:
         assert db is not None
         if _identity(self.path) != self._file:
             raise _ReplacedError("the journal's file was removed or replaced")
-        with _transaction(db):
+        with database.transaction(db):
             rows = self._insert(db, self._batch)
         self._next_id += len(rows)
         return rows
@@ -325,7 +325,7 @@ class Journal:
         try:
             if db is None or _identity(self.path) != self._file:
                 raise JournalError("the journal is not open")
-            with _transaction(db):
+            with database.transaction(db):
                 result, facts = mark.work(db)
                 rows = self._insert(db, [stated(fact) for fact in facts])
         except (sqlite3.Error, OSError, JournalError) as error:
@@ -409,16 +409,3 @@ def _identity(path: Path) -> tuple[int, int]:
     except FileNotFoundError:
         return (0, 0)
     return (there.st_dev, there.st_ino)
-
-
-@contextlib.contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            with contextlib.suppress(sqlite3.Error):
-                db.execute("ROLLBACK")
-        raise

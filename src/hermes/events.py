@@ -282,7 +282,40 @@ class JournalDamaged(Event, frozen=True, kw_only=True, tag="journal.damaged"):
     reason: str
 
 
+class EvidenceRemoved(Event, frozen=True, kw_only=True, tag="evidence.removed"):
+    """Evidence was removed to hold a limit. `what`: `recording` (a session's, of one day), `journal` (connections with all their
+    events) or `lines` (a full file of JSON lines, all of which the journal has or had)."""
+
+    what: str
+    path: str = ""
+    """Where it was: `DAY/SESSION` of a recording, the name of a file of lines."""
+    reason: str
+    """The setting, such as `evidence.max_age`."""
+    bytes: int
+    """What it took."""
+    connections: int = 0
+    """Connections removed from the journal."""
+    events: int = 0
+    """Events removed from the journal."""
+
+
+class EvidenceResumed(Event, frozen=True, kw_only=True, tag="evidence.resumed"):
+    """There is room for evidence again (`evidence.min_free`), and new connections are taken."""
+
+    seconds: float
+    """How long none was taken."""
+    free: int
+    """Bytes free now."""
+
+
 # ---- sensor, pool and engine
+
+
+class ClockSet(Event, frozen=True, kw_only=True, tag="clock.set"):
+    """The machine's clock was set: times of events before and after cannot be compared. Their ids tell the order."""
+
+    seconds: float
+    """By how much; negative: back."""
 
 
 class SensorStarted(Event, frozen=True, kw_only=True, tag="sensor.started"):

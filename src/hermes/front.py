@@ -28,6 +28,7 @@ from hermes.confine.process import confine
 from hermes.container import BrokerEvent, ContainerPool, ControlSocket, Report
 from hermes.container.messages import Peer, Reload
 from hermes.errors import AllocationError, EngineError, HermesError, JournalError, MachineError, RecordingError, SpawnError
+from hermes.evidence import Keeper
 from hermes.metrics import Endpoint, Metrics, Watch
 from hermes.recording import Quota, SessionRecorder
 from hermes.server.hostkeys import load_or_make
@@ -89,8 +90,11 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
     loop.add_signal_handler(signal.SIGINT, stop.set)
     if settings.recording.enabled:
         _check_writable(settings.recordings_dir, settings.sensor.user)
-    metrics = Metrics()
-    journal = Journal(settings.journal_path, sensor=settings.sensor.name, lines=_lines(settings), on_event=metrics.count)
+    metrics, lines = Metrics(), _lines(settings)
+    journal = Journal(
+        settings.journal_path, sensor=settings.sensor.name, lines=lines,
+        rotate_lines=settings.evidence.max_lines_bytes // 4, on_event=metrics.count,
+    )  # fmt: skip
     journal.open()
     try:
         async with TaskOwner("front-process") as tasks:
@@ -98,9 +102,14 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             pool = ContainerPool(on_event=lambda event: _state(journal, event), patience=patience)
             await pool.start()
             sessions = Sessions(settings, journal, pool, handler, tasks)
+            keeper = Keeper(
+                settings, journal, active=lambda: sessions.recorded, lines=lines if isinstance(lines, Path) else None
+            )  # fmt: skip
+            await keeper.start()
             front = Front(
                 settings, journal, load_or_make(settings.keys_dir),
                 handler=sessions.run_channel, on_channel_opened=sessions.prepare, on_session_over=sessions.over,
+                no_room=lambda: keeper.refusal,
             )  # fmt: skip
             control = ControlSocket(
                 socket.socket(fileno=fds.control), on_peer=lambda sock, said: _attach(sock, said, pool, journal),
@@ -127,6 +136,7 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             )
             report("listening")
             tasks.spawn(report.stay_alive(), name="alive")
+            tasks.spawn(keeper.run(), name="keeper")
             over = [
                 tasks.spawn(stop.wait(), name="stop"),
                 tasks.spawn(drain.wait(), name="drain"),

@@ -136,7 +136,7 @@ def test_the_recordings_disk_is_full(start: Start, tmp_path: Path) -> None:
     let_through(tmp_path)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", full], check=True)
     try:
-        sensor = start(recording__output_dir=str(full))
+        sensor = start(recording__output_dir=str(full), evidence__min_free="0")
         assert sensor.ssh("echo small").stdout == b"small\n"
         done = sensor.ssh("head -c 10000000 /dev/zero")
         assert done.returncode == 255

@@ -22,6 +22,9 @@ from tests.unit.source import ROOT, SRC, modules, tree
 LONGEST_MODULE = 420
 """Lines of a module that can still be read in one sitting."""
 
+CATALOGUES = {"hermes.events"}
+"""Modules that are looked things up in, and may be longer."""
+
 WITHOUT_TESTS = {
     "hermes.errors": "only names the errors",
     "hermes.broker.confinement": "only declares what a spawner submits to",
@@ -225,7 +228,7 @@ def test_packages_come_from_the_public_index_only() -> None:
 
 
 def test_modules_can_be_read_in_one_sitting() -> None:
-    lengths = {it: len(path.read_text().splitlines()) for it, path in modules().items()}
+    lengths = {it: len(path.read_text().splitlines()) for it, path in modules().items() if it not in CATALOGUES}
     assert {it: length for it, length in lengths.items() if length > LONGEST_MODULE} == {}
 
 

@@ -346,6 +346,22 @@ class RecordingConfig(Section):
     """Bytes that the recordings of one session may take, all its channels together; at the limit it ends."""
 
 
+class EvidenceConfig(Section):
+    """How much evidence is kept, and for how long. The oldest and least valuable goes first, what is under way never."""
+
+    max_bytes: Bytes = Field(default=20 * 1024**3, ge=1024**2)
+    """Bytes on disk of all recordings together."""
+    max_journal_bytes: Bytes = Field(default=4 * 1024**3, ge=1024**2)
+    """Bytes of the journal."""
+    max_lines_bytes: Bytes = Field(default=1024**3, ge=0)
+    """Bytes of the file of JSON lines and of the full ones beside it; it is put aside at a quarter of that. 0: never."""
+    max_age: Seconds = 365 * 86400
+    """Seconds that evidence is kept at most; 0 for no limit."""
+    min_free: Bytes = 512 * 1024**2
+    """Bytes to keep free on the file systems of recordings and journal. Below, evidence is removed first; if that is not enough,
+    no new connection is taken until there is room again. 0 turns it off."""
+
+
 class LoggingConfig(Section):
     """What Hermes says of itself (log, on standard error) and of its attackers (events, as JSON lines)."""
 
@@ -373,6 +389,7 @@ class Settings(Section):
     authentication: AuthenticationConfig = AuthenticationConfig()
     container_pool: ContainerPoolConfig = ContainerPoolConfig()
     recording: RecordingConfig = RecordingConfig()
+    evidence: EvidenceConfig = EvidenceConfig()
     logging: LoggingConfig = LoggingConfig()
     metrics: MetricsConfig = MetricsConfig()
     data_dir: DataPath = Path("/var/lib/hermes")

@@ -92,6 +92,10 @@ CATALOGUE: tuple[Metric, ...] = (
         "hermes_requests_dropped_total", "Repeated requests that were not written as events (server.max_requests).",
         events.ConnectionClosed, lambda event: event.requests_dropped,
     ),
+    _counter(
+        "hermes_evidence_removed_bytes_total", "Bytes of evidence removed to hold a limit.",
+        events.EvidenceRemoved, lambda event: event.bytes, what=("recording", "journal", "lines"),
+    ),
     _histogram(
         "hermes_allocation_wait_seconds", "Time sessions waited for their container.",
         events.SessionContainer, lambda event: event.waited,

@@ -18,6 +18,7 @@ from hermes.server import persona
 from hermes.server.auth import Memory
 from hermes.server.connection import Connection
 from hermes.server.limits import Limits, Refusal
+from hermes.server.listener import Listener
 from hermes.server.process import ChannelProcess
 from hermes.server.reports import Report, Reports
 from hermes.server.visitor import Visitor
@@ -52,8 +53,10 @@ class Front:
         handler: Handler,
         on_channel_opened: Callable[[Visitor], None] = lambda visitor: None,
         on_session_over: Callable[[Visitor], None] = lambda visitor: None,
+        no_room: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`on_channel_opened` is called before a channel says what it wants: time to make ready for it."""
+        """`on_channel_opened` is called before a channel says what it wants: time to make ready for it. `no_room` tells why no
+        evidence of one more connection could be kept."""
         self.settings = settings
         self.visitors: set[Visitor] = set()
         server, remember = settings.server, settings.authentication.remember
@@ -63,9 +66,11 @@ class Front:
         self.session_over = on_session_over
         self.closing = False
         self._journal = journal
+        self._no_room = no_room
         self._handler = handler
         self._tasks = TaskOwner("front")
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[Listener] = []
+        self._accepting = TaskOwner("accepting")
         self._refused_logged = 0.0
         self._reports = Reports(server.limit_interval)
         self._report_timer: asyncio.TimerHandle | None = None
@@ -82,7 +87,8 @@ class Front:
             return Connection(loop, self._options, self.settings.server)
 
         for sock in sockets:
-            self._servers.append(await loop.create_server(connection, sock=sock, backlog=1024))
+            sock.listen(1024)
+            self._servers.append(Listener(sock, connection, self._accepting))
 
     def reconfigure(self, settings: Settings) -> None:
         """Treat connections that come from now on by these settings."""
@@ -120,6 +126,7 @@ class Front:
         self._accept_no_more()
         for visitor in list(self.visitors):
             visitor.shut_down()
+        await self._accepting.close()
         await asyncio.sleep(0)
         await self._tasks.close()
         if self._report_timer is not None:
@@ -132,6 +139,10 @@ class Front:
             return "shutting down"
         if not self._journal.healthy:
             return "events cannot be written"
+        if (no_room := self._no_room()) is not None:
+            return no_room
+        if any(server.scarce for server in self._servers):
+            return "open files are scarce"
         outcome = self.limits.admit(time.monotonic(), visitor.source_ip, random.randrange(100))
         if isinstance(outcome, Refusal):
             visitor.limit_reached(outcome.limit, outcome.value, detail="a connection")

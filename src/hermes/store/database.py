@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -16,6 +17,8 @@ from hermes.store.bookkeeping import end_lost_sessions
 DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 WHOLE_CHECK_BYTES = 512 * 2**20
 """A journal up to this size is checked page by page at start (about 1 s); a larger one only where it is written next."""
+REWRITTEN_BYTES = 64 * 2**20
+"""A journal of an older Hermes up to this size is rewritten at start; in memory, so that it needs no temporary file."""
 WAL_BYTES = 16 * 2**20
 """The write-ahead log is cut back to this size once its content is in the database."""
 FILE_MODE = 0o640
@@ -91,6 +94,20 @@ def abandon(db: sqlite3.Connection, path: Path) -> None:
         left.rename(f"{_aside(path)}-wal")
 
 
+@contextlib.contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """Commit what is done inside, or none of it."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+        raise
+
+
 def _hint(error: sqlite3.Error) -> str:
     busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
     return ": another program is writing to it" if busy else ""
@@ -144,6 +161,7 @@ def _begin(path: Path) -> None:
     os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
     db = connect(fresh, mode="rw", busy_timeout=0)
     try:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         schema.migrate(db)
     finally:
         db.close()
@@ -155,6 +173,15 @@ def _begin(path: Path) -> None:
         os.close(directory)
 
 
+def _let_shrink(db: sqlite3.Connection, path: Path) -> None:
+    """Turn a journal of an older Hermes, unless it is large, into one whose file can give pages back."""
+    if db.execute("PRAGMA auto_vacuum").fetchone() != (0,) or path.stat().st_size > REWRITTEN_BYTES:
+        return
+    with contextlib.suppress(sqlite3.Error):  # no room for a second copy: it goes on as it is, and is tried at the next start
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute("VACUUM")
+
+
 def _open(path: Path, busy_timeout: float, end_lost: bool) -> sqlite3.Connection:
     db = connect(path, mode="rw", busy_timeout=busy_timeout)
     try:
@@ -164,6 +191,8 @@ def _open(path: Path, busy_timeout: float, end_lost: bool) -> sqlite3.Connection
         db.execute("PRAGMA wal_autocheckpoint = 1000")
         db.execute("PRAGMA cache_size = -16384")
         schema.migrate(db)
+        db.execute("PRAGMA temp_store = MEMORY")  # a full /tmp is none of its business
+        _let_shrink(db, path)
         if end_lost:
             end_lost_sessions(db)
     except BaseException:

@@ -13,11 +13,10 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import msgspec
 import structlog
 
 from hermes.errors import JournalError
@@ -25,6 +24,7 @@ from hermes.events import Event, JournalDamaged, JournalRecovered
 from hermes.store import database
 from hermes.store.bookkeeping import book
 from hermes.store.lines import Lines, Row
+from hermes.store.waiting import Mark, Stated, Work, stated
 
 log = structlog.get_logger(__name__)
 
@@ -48,20 +48,6 @@ _INSERT = {
     + ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * count)
     for count in range(1, STATEMENT_ROWS + 1)
 }
-_encode = msgspec.json.Encoder().encode
-
-
-class _Stated(NamedTuple):
-    time: int
-    event: Event
-    body: bytes
-
-
-class _Mark(NamedTuple):
-    """Asks the writer to say when everything emitted before it is committed."""
-
-    loop: asyncio.AbstractEventLoop
-    written: "asyncio.Future[None]"
 
 
 class _ReplacedError(Exception):
@@ -73,8 +59,9 @@ class Journal:
 
     All methods are called on one thread, the event loop's.
 
-    `lines`: where events go as JSON lines besides; `on_event` sees each one taken, on any thread. At most `max_waiting` events
-    of together `max_waiting_bytes` bytes wait to be written; beyond that `emit` refuses.
+    `lines`: where events go as JSON lines besides; a file is put aside at `rotate_lines` bytes, if that is not 0. `on_event` sees
+    each event taken, on any thread. At most `max_waiting` events of together `max_waiting_bytes` bytes wait to be written; beyond
+    that `emit` refuses.
     """
 
     def __init__(
@@ -85,17 +72,20 @@ class Journal:
         lines: Path | Literal["stdout"] | None = None,
         max_waiting: int = 100_000,
         max_waiting_bytes: int = 256 * 2**20,
+        rotate_lines: int = 0,
         on_event: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self.path = path
         self.sensor = sensor
         self.refused = 0
         """Events that `emit` refused."""
+        self.first_id = 1
+        """Events before it were stated by an earlier run."""
         self._on_event = on_event
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
-        self._lines = None if lines is None else Lines(lines, path)
-        self._waiting: deque[_Stated | _Mark] = deque()
+        self._lines = None if lines is None else Lines(lines, path, rotate_lines)
+        self._waiting: deque[Stated | Mark] = deque()
         self._bytes_in = 0
         self._bytes_out = 0
         self._accepting = False
@@ -108,8 +98,8 @@ class Journal:
         self._db: sqlite3.Connection | None = None
         self._file = (0, 0)
         self._next_id = 1
-        self._batch: list[_Stated] = []
-        self._marks: list[_Mark] = []
+        self._batch: list[Stated] = []
+        self._marks: list[Mark] = []
         self._writing_since: float | None = None
         self._damage: str | None = None
         self._trouble: str | None = None
@@ -143,19 +133,15 @@ class Journal:
 
         JournalError if the fact cannot be kept: too many wait already, or the journal is closed. Whoever caused it must end.
         """
-        try:
-            body = _encode(event)
-        except UnicodeEncodeError:
-            event = _without_surrogates(event)
-            body = _encode(event)
-        if self.waiting >= self._max_waiting or self._waiting_bytes + len(body) > self._max_waiting_bytes:
+        one = stated(event)
+        if self.waiting >= self._max_waiting or self._waiting_bytes + len(one.body) > self._max_waiting_bytes:
             self.refused += 1
             raise JournalError(f"{len(self._waiting)} events wait to be written already: {self._trouble or 'the disk is slow'}")
         if not self._accepting:
             self.refused += 1
             raise JournalError("the journal is not open")
-        self._bytes_in += len(body)
-        self._waiting.append(_Stated(time.time_ns() // 1000, event, body))
+        self._bytes_in += len(one.body)
+        self._waiting.append(one)
         self._on_event(event)
         if self._asleep:
             self._asleep = False
@@ -184,16 +170,27 @@ class Journal:
 
         Waits as long as the journal cannot be written. JournalError if it is closed first, or was never open.
         """
+        await self._ask(None)
+
+    async def work(self, work: Work) -> Any:
+        """Let the writer do `work` in a transaction of its own, after what was emitted so far, and return its result.
+
+        It must be short: events wait meanwhile. JournalError where it fails; then it has changed nothing. Waits as long as the
+        journal cannot be written; who gives up waiting does not keep it from being done.
+        """
+        return await self._ask(work)
+
+    async def _ask(self, work: Work | None) -> Any:
         if not self._accepting:
             raise JournalError("the journal is not open")
         loop = asyncio.get_running_loop()
-        mark = _Mark(loop, loop.create_future())
+        mark = Mark(loop, loop.create_future(), work)
         self._waiting.append(mark)
         if not self._accepting:  # the writer has given up meanwhile, and may not have seen the mark
             raise JournalError("the journal is not open")
         self._hurry.set()
         self._wake.set()
-        await mark.written
+        return await mark.done
 
     def close(self) -> None:
         """Write what waits, stop, and give the journal up. JournalError if events could not be written; it says how many."""
@@ -236,7 +233,7 @@ class Journal:
                         break
                     dirty = True
                 for mark in self._marks:
-                    _resolve(mark, None)
+                    dirty |= self._answer(mark)
                 self._marks = []
                 if dirty and time.monotonic() - synced >= SYNC_SECONDS:
                     self._sync()
@@ -258,7 +255,7 @@ class Journal:
         batch = self._batch
         while self._waiting and len(batch) < BATCH_ROWS:
             item = self._waiting.popleft()
-            if isinstance(item, _Mark):
+            if isinstance(item, Mark):
                 self._marks.append(item)
                 break
             batch.append(item)
@@ -287,40 +284,60 @@ class Journal:
         if self._trouble is not None:
             seconds = round(time.monotonic() - self._trouble_since, 3)
             log.info("the journal is written again", path=str(self.path), seconds=seconds, waiting=len(self._waiting))
-            waited = len(rows) + sum(isinstance(item, _Stated) for item in list(self._waiting))
+            waited = len(rows) + sum(isinstance(item, Stated) for item in list(self._waiting))
             self._state_first(JournalRecovered(reason=self._trouble, seconds=seconds, waiting=waited))
             self._trouble = None
         return True
 
     def _commit(self) -> list[Row]:
         if self._db is None and (damaged := self._open_database(end_lost=False)) is not None:
-            self._batch.insert(0, self._stated(damaged))
+            self._batch.insert(0, self._own(damaged))
         db = self._db
         assert db is not None
         if _identity(self.path) != self._file:
             raise _ReplacedError("the journal's file was removed or replaced")
+        with database.transaction(db):
+            rows = self._insert(db, self._batch)
+        self._next_id += len(rows)
+        return rows
+
+    def _insert(self, db: sqlite3.Connection, batch: Sequence[Stated]) -> list[Row]:
         first, sensor = self._next_id, self.sensor
         rows: list[Row] = []
-        try:
-            db.execute("BEGIN IMMEDIATE")
-            for start in range(0, len(self._batch), STATEMENT_ROWS):
-                values: list[Any] = []
-                part = self._batch[start : start + STATEMENT_ROWS]
-                for identity, (moment, event, body) in enumerate(part, first + start):
-                    values += (identity, moment, sensor, event.tag(), event.connection_id, event.session_id, body.decode())
-                    rows.append(Row(identity, moment, sensor, body))
-                # Many rows a statement: each statement gives the interpreter lock away, and a busy loop returns it late.
-                db.execute(_INSERT[len(part)], values)
-            for row, (moment, event, _) in zip(rows, self._batch, strict=True):
-                book(db, row.id, moment, sensor, event)
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                with contextlib.suppress(sqlite3.Error):
-                    db.execute("ROLLBACK")
-            raise
-        self._next_id = first + len(rows)
+        for start in range(0, len(batch), STATEMENT_ROWS):
+            values: list[Any] = []
+            part = batch[start : start + STATEMENT_ROWS]
+            for identity, (moment, event, body) in enumerate(part, first + start):
+                values += (identity, moment, sensor, event.tag(), event.connection_id, event.session_id, body.decode())
+                rows.append(Row(identity, moment, sensor, body))
+            # Many rows a statement: each statement gives the interpreter lock away, and a busy loop returns it late.
+            db.execute(_INSERT[len(part)], values)
+        for row, (moment, event, _) in zip(rows, batch, strict=True):
+            book(db, row.id, moment, sensor, event)
         return rows
+
+    def _answer(self, mark: Mark) -> bool:
+        """Do what the mark asks for, and say so; return whether the journal was changed."""
+        if mark.work is None:
+            mark.resolve(None)
+            return False
+        db = self._db
+        try:
+            if db is None or _identity(self.path) != self._file:
+                raise JournalError("the journal is not open")
+            with database.transaction(db):
+                result, facts = mark.work(db)
+                rows = self._insert(db, [stated(fact) for fact in facts])
+        except (sqlite3.Error, OSError, JournalError) as error:
+            mark.resolve(JournalError(str(error)))
+            return False
+        self._next_id += len(rows)
+        for fact in facts:
+            self._on_event(fact)
+        if self._lines is not None and rows:
+            self._lines.offer(rows)
+        mark.resolve(result)
+        return True
 
     def _open_database(self, *, end_lost: bool) -> JournalDamaged | None:
         db, damaged = database.open_for_writing(
@@ -329,6 +346,7 @@ class Journal:
         self._damage = None
         (last,) = db.execute("SELECT max(id) FROM events").fetchone()
         self._db, self._file, self._next_id = db, _identity(self.path), (last or 0) + 1
+        self.first_id = self._next_id if end_lost else 1
         if self._lines is not None:
             self._lines.restart(self._next_id)
         return damaged
@@ -356,14 +374,13 @@ class Journal:
 
     def _state_first(self, event: Event) -> None:
         """State a fact of the journal's own, before whatever waits."""
-        stated = self._stated(event)
-        self._waiting.appendleft(stated)
+        self._waiting.appendleft(self._own(event))
 
-    def _stated(self, event: Event) -> _Stated:
-        body = _encode(event)
+    def _own(self, event: Event) -> Stated:
+        one = stated(event)
         self._on_event(event)
-        self._bytes_out -= len(body)
-        return _Stated(time.time_ns() // 1000, event, body)
+        self._bytes_out -= len(one.body)
+        return one
 
     def _sync(self) -> None:
         assert self._db is not None
@@ -376,10 +393,10 @@ class Journal:
         """End of the thread: whatever still waits will not be written."""
         self._accepting = False
         left = [*self._marks, *self._batch, *self._waiting]
-        self._unwritten = sum(isinstance(item, _Stated) for item in left)
+        self._unwritten = sum(isinstance(item, Stated) for item in left)
         for item in left:
-            if isinstance(item, _Mark):
-                _resolve(item, JournalError("the journal was closed before the events were written"))
+            if isinstance(item, Mark):
+                item.resolve(JournalError("the journal was closed before the events were written"))
         if self._db is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
@@ -392,28 +409,3 @@ def _identity(path: Path) -> tuple[int, int]:
     except FileNotFoundError:
         return (0, 0)
     return (there.st_dev, there.st_ino)
-
-
-def _resolve(mark: _Mark, error: JournalError | None) -> None:
-    def settle() -> None:
-        if mark.written.done():
-            return
-        if error is None:
-            mark.written.set_result(None)
-        else:
-            mark.written.set_exception(error)
-
-    # The loop may be gone by now, and with it whoever waited.
-    with contextlib.suppress(RuntimeError):
-        mark.loop.call_soon_threadsafe(settle)
-
-
-def _without_surrogates(event: Event) -> Event:
-    """Return the event with each character that UTF-8 cannot carry written as `\\udcNN`."""
-
-    def cleaned(value: Any) -> Any:
-        if isinstance(value, str):
-            return value.encode(errors="backslashreplace").decode()
-        return [cleaned(item) for item in value] if isinstance(value, list | tuple) else value
-
-    return type(event)(**{name: cleaned(getattr(event, name)) for name in event.__struct_fields__})

@@ -6,6 +6,7 @@ nobody read the pipe, it later takes from the journal itself: memory stays bound
 
 import json
 import os
+import re
 import sqlite3
 import threading
 from collections import deque
@@ -54,6 +55,17 @@ def _moment(seconds: int) -> bytes:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
+def put_aside_name(target: Path, last: int) -> Path:
+    """Return where lines up to the one with id `last` go when their file is full: names sort by age."""
+    return target.with_name(f"{target.stem}-{last:015d}{target.suffix}")
+
+
+def put_aside(target: Path) -> list[Path]:
+    """Return the full files beside `target`, oldest first."""
+    name = re.compile(re.escape(target.stem) + r"-[0-9]{15}" + re.escape(target.suffix))
+    return sorted(each for each in target.parent.iterdir() if name.fullmatch(each.name))
+
+
 class Lines:
     """Write rows as lines in the order of their ids, beginning with the row that `restart` names.
 
@@ -61,8 +73,10 @@ class Lines:
     logged once, and once again when it is back.
     """
 
-    def __init__(self, target: Path | Literal["stdout"], journal: Path) -> None:
+    def __init__(self, target: Path | Literal["stdout"], journal: Path, rotate: int = 0) -> None:
+        """A file of `rotate` bytes or more is put aside, and another begun; 0: never."""
         self._target = target
+        self._rotate = rotate
         self._journal = journal
         self._offered: deque[list[Row] | int] = deque()
         self._bytes_offered = 0
@@ -175,6 +189,19 @@ class Lines:
             self._done = self._chunk.rfind(b"\n", 0, self._done) + 1
         while self._done < len(self._chunk):
             self._done += os.write(self._fd, self._chunk[self._done : self._done + 65536])
+        if self._rotate and isinstance(self._target, Path) and os.fstat(self._fd).st_size >= self._rotate:
+            self._put_aside(self._target)
+
+    def _put_aside(self, target: Path) -> None:
+        """Give the file the name of its last line's id. Its successor is begun with the next line."""
+        last = self._next - 1
+        try:
+            while (aside := put_aside_name(target, last)).exists():  # of a journal whose ids began anew
+                last += 1
+            target.rename(aside)
+        except OSError as error:
+            log.error("JSON lines grow without bound: their file cannot be renamed", target=str(target), reason=str(error))
+            self._rotate = 0
 
     def _reopen(self) -> bool:
         """Open the target if it is not open, or not the same file any more; return True if it was opened."""

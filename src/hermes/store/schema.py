@@ -61,6 +61,9 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX commands_session ON commands (session_id);
     """,
+    """
+    CREATE INDEX sessions_connection ON sessions (connection_id) WHERE connection_id IS NOT NULL;
+    """,
 )
 
 

@@ -222,3 +222,55 @@ async def test_lines_follow_a_journal_that_was_begun_anew(path: Path, tmp_path: 
     await eventually(lambda: versions(target) == ["1", "2", "3"])
     journal.close()
     assert [each["id"] for each in read(target)] == [1, 2, 1, 2]
+
+
+@pytest.mark.asyncio
+async def test_a_full_file_is_put_aside_under_the_id_of_its_last_line(path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "events.jsonl"
+    journal = Journal(path, sensor="s1", lines=target, rotate_lines=2000)
+    journal.open()
+    for number in range(60):
+        journal.emit(fact(number, size=100))
+        await journal.wait_written()
+    journal.close()
+    aside = lines.put_aside(target)
+    assert len(aside) > 3
+    assert [number for each in (*aside, target) for number in versions(each)] == [f"{n}{'x' * 100}" for n in range(60)]
+    for each in aside:
+        assert each == lines.put_aside_name(target, read(each)[-1]["id"])
+        assert 2000 <= each.stat().st_size < 2000 + 20_000
+    assert lines.put_aside(tmp_path / "other.jsonl") == []
+
+
+@pytest.mark.asyncio
+async def test_what_is_put_aside_overwrites_nothing(path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "events.jsonl"
+    taken = lines.put_aside_name(target, 1)
+    taken.write_text("of a journal before")
+    journal = Journal(path, sensor="s1", lines=target, rotate_lines=1)
+    journal.open()
+    journal.emit(fact(1))
+    await eventually(lambda: len(lines.put_aside(target)) == 2)
+    journal.close()
+    assert taken.read_text() == "of a journal before"
+    assert versions(lines.put_aside_name(target, 2)) == ["1"]
+
+
+@pytest.mark.asyncio
+async def test_a_file_that_cannot_be_renamed_is_still_written(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Path, target: Path) -> Path:
+        raise PermissionError(13, "Permission denied")
+
+    target = tmp_path / "events.jsonl"
+    with capture_logs() as logs:
+        journal = Journal(tmp_path / "journal.db", sensor="s1", lines=target, rotate_lines=1)
+        journal.open()
+        monkeypatch.setattr(Path, "rename", refused)
+        for number in range(5):
+            journal.emit(fact(number))
+            await journal.wait_written()
+        journal.close()
+    assert versions(target) == [str(number) for number in range(5)]
+    assert [entry["event"] for entry in logs] == ["JSON lines grow without bound: their file cannot be renamed"]

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import pwd
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -90,7 +91,7 @@ async def _run(settings: Settings, engine: Engine, front_fd: int, report: Callab
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     config = settings.container_pool
-    server = BrokerServer(socket.socket(fileno=front_fd))
+    server = BrokerServer(socket.socket(fileno=front_fd), front=pwd.getpwnam(settings.sensor.user).pw_uid)
     start = _Start(config.size, report)
 
     def emit(fact: BrokerEvent) -> None:

@@ -32,7 +32,7 @@ from hermes.container.messages import (
     decode_box_request,
     encode,
 )
-from hermes.container.packets import PacketSocket, close_fds
+from hermes.container.packets import PacketSocket, close_fds, refuse_descriptors
 from hermes.tasks import TaskOwner
 
 log = structlog.get_logger(__name__)
@@ -120,6 +120,7 @@ class ExecServer:
         self._processes: dict[int, _Process | None] = {}
         self._accounts: dict[str, asyncio.Task[None]] = {}
         self._tasks = TaskOwner(f"exec {container}")
+        refuse_descriptors(sock)
         self._packets = PacketSocket[BoxRequest](sock, decode_box_request, self._received, self._closed)
         self._gone = False
         self._idle = asyncio.Event()

@@ -146,7 +146,9 @@ def start(images_dir: Path, sensors_dir: Path, tmp_path_factory: pytest.TempPath
     """Start a sensor with settings given as `section__key="value"`; return it when it is ready, or at once if not `ready`."""
     started: list[Sensor] = []
 
-    def run(data_dir: Path | None = None, *, ready: bool = True, config: Path | None = None, **settings: str) -> Sensor:
+    def run(
+        data_dir: Path | None = None, *, ready: bool = True, command: tuple[str, ...] = (str(HERMES), "up"), **settings: str
+    ) -> Sensor:
         if data_dir is None:
             data_dir = Path(tempfile.mkdtemp(prefix="sensor-", dir=sensors_dir))
             data_dir.chmod(0o755)
@@ -162,7 +164,6 @@ def start(images_dir: Path, sensors_dir: Path, tmp_path_factory: pytest.TempPath
         }
         output = tmp_path_factory.mktemp("output") / "log"
         with output.open("wb") as log:
-            command = [HERMES, "up", *(() if config is None else ("--config", config))]
             process = subprocess.Popen(command, env=environ, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         sensor = Sensor(data_dir, environ, port, process, output)
         started.append(sensor)

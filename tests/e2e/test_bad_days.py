@@ -274,7 +274,7 @@ def test_a_second_signal_cuts_the_grace_short(start: Start) -> None:
 def test_sighup_reads_the_settings_again(start: Start, tmp_path: Path) -> None:
     config = tmp_path / "hermes.yaml"
     config.write_text("authentication: {passwords: {root: [root]}}\n")
-    sensor = start(config=config)
+    sensor = start(command=(str(HERMES), "up", "--config", str(config)))
     assert sensor.ssh("true", password="second").returncode == 5
     with session(sensor, "echo ready; read line; echo $line") as client:
         config.write_text("authentication: {passwords: {root: [second]}}\ncontainer_pool: {hostname: other, size: 1}\n")

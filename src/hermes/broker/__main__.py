@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import pwd
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -87,7 +88,7 @@ async def _run(settings: Settings, engine: Engine, control_fd: int, report: Repo
         loop.add_signal_handler(number, stop.set)
     log.handle_loop_exceptions(loop)
     config = settings.container_pool
-    fronts = Fronts()
+    fronts = Fronts(user=pwd.getpwnam(settings.sensor.user).pw_uid)
     start = _Start(config.size, report)
 
     def emit(fact: BrokerEvent) -> None:

@@ -10,7 +10,7 @@ import socket
 import struct
 import termios
 
-from hermes.broker.seccomp import Profile, Rule, compile_bpf, machine
+from hermes.broker.seccomp import Profile, Rule, all_but, compile_bpf, machine
 
 _ALLOWED = """
     read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek sendfile
@@ -19,7 +19,7 @@ _ALLOWED = """
     statfs fstatfs truncate ftruncate fallocate fsync fdatasync sync_file_range fadvise64 flock umask fchmod
     mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2
     poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2
-    accept accept4 listen getsockname getpeername getsockopt setsockopt shutdown recvfrom recvmsg recvmmsg
+    accept accept4 listen getsockname getpeername getsockopt shutdown recvfrom recvmsg recvmmsg
     munmap mremap madvise brk msync mincore
     futex futex_waitv set_robust_list get_robust_list set_tid_address rseq membarrier
     rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack restart_syscall
@@ -52,6 +52,8 @@ _UNLESS_YOUNG = ((_LOAD_NUMBER, 0, 0, 0), (_JUMP_IF_AT_LEAST, 0, 1, _YOUNG), (_R
 _PRCTL = (15, 0x53564D41)  # PR_SET_NAME; PR_SET_VMA, by which malloc names its memory
 _PROT_EXEC = 4
 _CLONE_THREAD = 0x10000
+_SO_LINGER = 13
+"""Who gets such a socket from the front waits for its peer when it closes it."""
 _MSG_FASTOPEN = 0x20000000
 """sendto(2) and the like would connect with it."""
 
@@ -68,6 +70,7 @@ def profile() -> Profile:
         _allowed(["socketpair"], (0, int(socket.AF_UNIX))),
         _allowed(["prlimit64"], (0, 0), (2, 0)),
         _masked(["mmap", "mprotect", "pkey_mprotect"], 2, _PROT_EXEC, 0),
+        *(_masked(["setsockopt"], 2, mask, value) for mask, value in all_but(frozenset({_SO_LINGER}))),
         _masked(["clone"], 0, _CLONE_THREAD, _CLONE_THREAD),
         _masked(["sendmsg"], 2, _MSG_FASTOPEN, 0),
         _masked(["sendmmsg"], 3, _MSG_FASTOPEN, 0),

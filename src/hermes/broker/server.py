@@ -22,7 +22,7 @@ from hermes.container.messages import (
     decode_broker_request,
     encode,
 )
-from hermes.container.packets import PacketSocket, ProtocolError
+from hermes.container.packets import PacketSocket, ProtocolError, refuse_descriptors
 from hermes.errors import AllocationError
 from hermes.tasks import TaskOwner
 
@@ -43,10 +43,10 @@ class BrokerServer:
     """Serve one front over its socket, from `start()` until `closed` is set: the front is gone, or broke the protocol.
 
     A front holds what it allocated, can release only that, and loses all of it when it goes. Each `Allocate` is answered
-    once; the answers for one session come in the order of its requests.
+    once; the answers for one session come in the order of its requests. `front`, if given, is the user it must run as.
     """
 
-    def __init__(self, sock: socket.socket, *, max_asking: int = MAX_ASKING) -> None:
+    def __init__(self, sock: socket.socket, *, front: int | None = None, max_asking: int = MAX_ASKING) -> None:
         self.closed = asyncio.Event()
         self.dropped = 0
         """Facts dropped because the front did not read."""
@@ -55,7 +55,10 @@ class BrokerServer:
         self._asking: dict[str, set[asyncio.Task[None]]] = {}
         self._held: set[str] = set()
         self._tasks = TaskOwner("broker.server")
-        self._packets = PacketSocket(sock, decode_broker_request, self._received, self._gone, max_queue=MAX_QUEUED)
+        refuse_descriptors(sock)
+        self._packets = PacketSocket(
+            sock, decode_broker_request, self._received, self._gone, max_queue=MAX_QUEUED, peer=front
+        )  # fmt: skip
 
     def start(self, pool: Pool) -> None:
         """Begin to serve boxes of that pool."""
@@ -166,9 +169,13 @@ class BrokerServer:
 
 
 class Fronts:
-    """The fronts of this broker, one after the other. What the broker states while there is none waits for the next."""
+    """The fronts of this broker, one after the other. What the broker states while there is none waits for the next.
 
-    def __init__(self) -> None:
+    `user`, if given, is the uid each must run as.
+    """
+
+    def __init__(self, *, user: int | None = None) -> None:
+        self._user = user
         self.dropped = 0
         """Facts dropped because no front came."""
         self._pool: Pool | None = None
@@ -212,7 +219,7 @@ class Fronts:
     def _serve(self, pool: Pool, sock: socket.socket) -> None:
         if self._server is not None:
             self._server.hang_up()
-        self._server = BrokerServer(sock)
+        self._server = BrokerServer(sock, front=self._user)
         self._server.start(pool)
         while self._kept:
             self._server.emit(self._kept.popleft())

@@ -80,7 +80,7 @@ class Spawner:
             return False
         try:
             request = decode_box_request(packet)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return True
         self._handle(request)
         return True

@@ -12,6 +12,7 @@ from hermes.broker.policy import Policy
 from hermes.broker.zygote_process import READY, EnterBox, MakeUserNamespace, Request, encode
 from hermes.container.messages import MAX_MESSAGE, Spawn, Spawned, decode_box_reply
 from hermes.container.messages import encode as encode_spawn
+from hermes.container.packets import refuse_descriptors
 from hermes.errors import EngineError
 
 _START_TIMEOUT = 10.0
@@ -114,6 +115,7 @@ class Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             ours.setblocking(False)
+            refuse_descriptors(theirs)
             with theirs:
                 await self._send(encode(request), [*fds, theirs.fileno()])
             async with asyncio.timeout(_ANSWER_TIMEOUT):

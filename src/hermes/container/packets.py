@@ -8,9 +8,11 @@ import array
 import asyncio
 import os
 import socket
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 import msgspec
@@ -21,6 +23,8 @@ MAX_FDS = 3
 """File descriptors one packet carries at most; the kernel drops the rest."""
 PACKETS_A_TURN = 32
 """Packets read before other sockets get their turn."""
+_SO_PASSRIGHTS = 83
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _KERNEL_OVERHEAD = 32
 """What Linux takes of a unix socket's send buffer for each packet."""
 
@@ -39,7 +43,7 @@ class _Buffer(threading.local):
 
 
 _buffer = _Buffer()
-_ANCILLARY = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+_ANCILLARY = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize) + socket.CMSG_SPACE(_CREDENTIALS.size)
 
 
 def close_fds(fds: Sequence[int]) -> None:
@@ -48,11 +52,21 @@ def close_fds(fds: Sequence[int]) -> None:
         os.close(fd)
 
 
+def refuse_descriptors(sock: socket.socket) -> None:
+    """Have the kernel refuse descriptors sent to this socket (Linux 6.16; before, they arrive and are closed).
+
+    To close one can take as long as its sender likes: the last close of a connection that lingers waits for its peer.
+    """
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+
+
 class PacketSocket(Generic[M]):
     """Own a non-blocking `SOCK_SEQPACKET` socket from `start()` to `close()`.
 
     `on_message(message, fds)` is called for each message; it takes the fds it keeps out of the list. `on_closed(reason)` is
     called once, when the other end is gone or broke the protocol, and never after `close()`. Both are called from the event loop.
+    With `peer`, a packet that another user sent breaks the protocol: it is that user's socket, wherever the other end went.
     """
 
     __slots__ = (
@@ -63,6 +77,7 @@ class PacketSocket(Generic[M]):
         "_on_closed",
         "_on_message",
         "_on_writable",
+        "_peer",
         "_queue",
         "_sock",
         "closed",
@@ -77,14 +92,18 @@ class PacketSocket(Generic[M]):
         *,
         on_writable: Callable[[], None] | None = None,
         max_queue: int = 1024,
+        peer: int | None = None,
     ) -> None:
         sock.setblocking(False)
+        if peer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._sock = sock
         self._decode = decode
         self._on_message = on_message
         self._on_closed = on_closed
         self._on_writable = on_writable
         self._max_queue = max_queue
+        self._peer = peer
         self._max_packet = min(MAX_MESSAGE, sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _KERNEL_OVERHEAD)
         self._queue: deque[tuple[bytes, list[int]]] = deque()
         self._loop = asyncio.get_running_loop()
@@ -172,14 +191,19 @@ class PacketSocket(Generic[M]):
             self._fail(str(error.strerror))
             return False
         fds = array.array("i")
+        sender = None
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+            elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                _, sender, _ = _CREDENTIALS.unpack(data)
         taken = list(fds)
         try:
             if size == 0:
                 self._fail("the other end is gone")
                 return False
+            if self._peer is not None and sender != self._peer:
+                raise ProtocolError(f"user {sender} has the socket of user {self._peer}")
             if flags & socket.MSG_TRUNC:
                 raise ProtocolError("a message is too long")
             self._on_message(self._decode(view[:size]), taken)

@@ -6,7 +6,7 @@ Like `connection`, this overrides private methods of the pinned asyncssh; `tests
 import asyncio
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +102,12 @@ class BoundedConnection(SSHServerConnection):
     def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
         if self._transport is not None:
             super().data_received(data, datatype)
+
+    def _choose_alg(self, alg_type: str, local_algs: Sequence[bytes], remote_algs: Sequence[bytes]) -> bytes:
+        try:
+            return super()._choose_alg(alg_type, local_algs, remote_algs)
+        except UnicodeDecodeError:
+            raise asyncssh.KeyExchangeFailed(f"no {alg_type} algorithm in common, and names that are no text") from None
 
     def _process_newkeys(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
         super()._process_newkeys(pkttype, pktid, packet)

@@ -8,7 +8,19 @@ from hermes.broker import front_filter, seccomp
 from tests.unit.bpf import ALLOW, ERRNO, I386, KILL, X86_64, verdict
 
 HIGH = 1 << 35
-READ, MMAP, MPROTECT, IOCTL, PIPE2, CLONE, FCNTL, PRCTL, OPENAT, PRLIMIT = 0, 9, 10, 16, 293, 56, 72, 157, 257, 302
+READ, MMAP, MPROTECT, IOCTL, PIPE2, CLONE, FCNTL, PRCTL, OPENAT, PRLIMIT, SETSOCKOPT = (
+    0,
+    9,
+    10,
+    16,
+    293,
+    56,
+    72,
+    157,
+    257,
+    302,
+    54,
+)
 SOCKET, CONNECT, ACCEPT4, SENDTO, SENDMSG, BIND, LISTEN, SOCKETPAIR, SENDMMSG = 41, 42, 288, 44, 46, 49, 50, 53, 307
 KILL_, TKILL, TGKILL, PIDFD_SEND_SIGNAL, PIDFD_OPEN, CLONE3 = 62, 200, 234, 424, 434, 435
 REFUSED = ERRNO | errno.EPERM
@@ -40,6 +52,8 @@ def program() -> bytes:
         (CLONE, (0x3D0F00,), ALLOW), (CLONE, (17,), REFUSED), (CLONE, (0x10000000,), REFUSED), (CLONE3, (), ABSENT),
         (FCNTL, (3, 4), ALLOW), (FCNTL, (3, 8), REFUSED), (FCNTL, (3, 10), REFUSED), (FCNTL, (3, 15), REFUSED),
         (IOCTL, (3, 0x5414), ALLOW), (IOCTL, (3, 0x5412), REFUSED), (IOCTL, (3, 0x8902), REFUSED),
+        (SETSOCKOPT, (3, 6, 1), ALLOW), (SETSOCKOPT, (3, 1, 9), ALLOW), (SETSOCKOPT, (3, 0, 41), ALLOW),
+        (SETSOCKOPT, (3, 1, 13), REFUSED), (SETSOCKOPT, (3, 1, 13 | HIGH), REFUSED),
         (PRCTL, (15,), ALLOW), (PRCTL, (4, 1), REFUSED), (PRCTL, (22,), REFUSED),
         (PRLIMIT, (0, 7, 0, 0x7000), ALLOW), (PRLIMIT, (0, 7, 0x7000, 0), REFUSED), (PRLIMIT, (77, 7, 0, 0x7000), REFUSED),
         *((number, (1, 9), REFUSED) for number in (KILL_, TKILL, TGKILL, PIDFD_SEND_SIGNAL, PIDFD_OPEN)),

@@ -145,7 +145,12 @@ def test_signals_reach_the_process_group(client: Client) -> None:
     assert isinstance(client.ask(Spawn(id=1, argv=(b"true",))), Spawned)
 
 
-@pytest.mark.parametrize("packet", [b"\xff", b"\x80", b"not msgpack", encode(Failed(id=1, error="a reply")), b"\x00" * 60_000])
+NO_TEXT = encode(Spawn(id=1, user="no text")).replace(b"no text", b"\xe3\x28text")
+
+
+@pytest.mark.parametrize(
+    "packet", [NO_TEXT, b"\xff", b"\x80", b"not msgpack", encode(Failed(id=1, error="a reply")), b"\x00" * 60_000]
+)
 def test_what_is_no_request_is_passed_over(client: Client, packet: bytes) -> None:
     client.sock.send(packet)
     assert isinstance(client.ask(Spawn(id=1, argv=(b"true",))), Spawned)

@@ -7,7 +7,9 @@ import pytest
 import pytest_asyncio
 
 from hermes.container.messages import MAX_MESSAGE, BrokerRequest, Release, Status, decode_broker_request, encode
-from hermes.container.packets import PacketSocket, ProtocolError
+from hermes.container.packets import PacketSocket, ProtocolError, refuse_descriptors
+
+KERNEL = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
 
 
 class End:
@@ -168,3 +170,28 @@ async def test_fds_still_queued_at_close_are_closed(end: End) -> None:
         assert end.packets.send(b"x", [r, w])
     end.packets.close()
     assert len(open_fds()) == len(before) - 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.asyncio
+async def test_only_its_own_user_is_heard() -> None:
+    end = End(peer=os.getuid())
+    end.peer.send(encode(Status()))
+    assert (await end.message()) == (Status(), [])
+    send = "import os, sys; os.write(int(sys.argv[1]), sys.stdin.buffer.read())"
+    command = ["setpriv", "--reuid=65534", "--clear-groups", "/usr/bin/python3", "-c", send, str(end.peer.fileno())]
+    other = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE, pass_fds=(end.peer.fileno(),))
+    await other.communicate(encode(Status()))
+    assert await end.reason() == f"protocol error: user 65534 has the socket of user {os.getuid()}"
+    end.close()
+
+
+@pytest.mark.skipif(KERNEL < (6, 16), reason="came with Linux 6.16")
+def test_descriptors_can_be_refused_by_the_kernel(pipe_end: int) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        refuse_descriptors(theirs)
+        with pytest.raises(PermissionError):
+            socket.send_fds(ours, [b"x"], [pipe_end])
+        ours.send(b"y")
+        assert theirs.recv(10) == b"y"

@@ -25,7 +25,7 @@ OVERRIDDEN = {
     ),
     BoundedConnection: (
         "connection_made", "data_received", "pause_writing", "resume_writing", "send_packet", "_send_deferred_packets",
-        "_process_newkeys", "_force_close", "_cleanup", "internal_error",
+        "_choose_alg", "_process_newkeys", "_force_close", "_cleanup", "internal_error",
     ),
     BoundedChannel: ("_accept_data",),
     Channel: (

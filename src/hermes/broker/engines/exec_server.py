@@ -26,7 +26,7 @@ from hermes.container.messages import (
     decode_box_request,
     encode,
 )
-from hermes.container.packets import PacketSocket
+from hermes.container.packets import PacketSocket, refuse_descriptors
 from hermes.tasks import TaskOwner
 
 log = structlog.get_logger(__name__)
@@ -80,6 +80,7 @@ class ExecServer(ABC, Generic[P]):
         self._processes: dict[int, P | None] = {}
         self._accounts: dict[str, asyncio.Task[None]] = {}
         self._tasks = TaskOwner(f"exec {name}")
+        refuse_descriptors(sock)
         self._packets = PacketSocket[BoxRequest](sock, decode_box_request, self._received, self._closed)
         self._gone = asyncio.Event()
         self._idle = asyncio.Event()

@@ -19,10 +19,12 @@ from tests.sensors import CLIENT, Sensor, Start, left_behind
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module", params=["local", "docker"])
+@pytest.fixture(scope="module", params=["local", "docker", "runsc"])
 def sensor(request: pytest.FixtureRequest, start: Start) -> Iterator[Sensor]:
-    """A sensor on each engine in turn."""
+    """A sensor on each engine in turn, and on the local one with boxes of gVisor."""
     settings = {"container_pool__engine": request.param}
+    if request.param == "runsc":
+        settings = {"container_pool__runtime": "runsc"}
     if request.param == "docker":
         settings["container_pool__docker__host"] = request.getfixturevalue("docker_host")
     sensor = start(**settings)
@@ -52,11 +54,12 @@ def test_binary_output_comes_through_and_is_recorded_exactly(sensor: Sensor) -> 
     assert raw.stdout == done.stdout
 
 
-def test_an_interactive_shell(sensor: Sensor) -> None:
+def test_an_interactive_shell(sensor: Sensor, request: pytest.FixtureRequest) -> None:
+    name = b"not a tty" if "runsc" in request.node.name else b"/dev/pts/0"
     shell = Terminal(sensor)
     assert re.search(rb"root@srv01:~# $", shell.until(b"# "))
     shell.type(b"tty; stty size; echo $TERM\r")
-    assert b"/dev/pts/0\r\n33 101\r\nxterm-256color\r\n" in shell.until(b"256color\r\n").replace(b"\x1b[?2004l\r", b"")
+    assert name + b"\r\n33 101\r\nxterm-256color\r\n" in shell.until(b"256color\r\n").replace(b"\x1b[?2004l\r", b"")
     shell.until(b"# ")
     shell.resize(40, 120)
     shell.type(b"stty size\r")

@@ -77,7 +77,7 @@ def _local(runtime: str) -> Callable[[pytest.FixtureRequest, Path], Case]:
             return LocalEngine(config, data_dir=root / instance, image=image, instance=instance)
 
         if runtime == "runsc":
-            return Case("local-runsc", make, disk=True, exact_signals=False, linux=False, named_terminal=False)
+            return Case("local-runsc", make, disk=True, linux=False, named_terminal=False)
         return Case("local", make, disk=True, own_users=True)
 
     return case

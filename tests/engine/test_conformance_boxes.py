@@ -258,7 +258,7 @@ async def test_two_boxes_are_apart(engine: Engine, case: Case, isolated: None) -
     await sleeper.read_until(b"ready\n")
     assert (await second.run("cat /root/mine /tmp/mine")).stdout == b""
     assert (await second.run("grep -al 'sleep.456[7]' /proc/[0-9]*/cmdline")).stdout == b""
-    kinds = ("pid", "mnt", "net", "uts", "ipc", "cgroup") if case.linux else ("pid", "mnt", "net", "uts", "ipc")
+    kinds = ("pid", "mnt", "net", "uts", "ipc", "cgroup") if case.linux else ("mnt", "net", "uts", "ipc")
     of_host = {namespace("self", name) for name in kinds}
     if case.linux:
         spaces = f"for n in {' '.join(kinds)}; do readlink /proc/self/ns/$n; done"
@@ -310,7 +310,7 @@ async def test_host_network_is_not_reached(client: BoxClient, host_listener: int
     assert (await client.run("bash -c 'exec 3<>/dev/tcp/1.1.1.1/53' && echo reached")).stdout == b""
 
 
-ITS_OWN = ("unshare -U true", "dmesg")
+ITS_OWN = ("unshare -U true", "dmesg", "mkdir /sys/fs/cgroup")
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ ITS_OWN = ("unshare -U true", "dmesg")
     ],
 )
 async def test_root_cannot(client: BoxClient, case: Case, attempt: str, isolated: None) -> None:
-    if attempt in ITS_OWN and not case.linux:
+    if attempt.startswith(ITS_OWN) and not case.linux:
         pytest.skip("it is its own kernel's, which is no one else's")
     result = await client.run(attempt)
     assert result.status != 0, result
@@ -359,7 +359,7 @@ async def test_no_new_privileges_and_seccomp(client: BoxClient, case: Case, box:
 
 async def test_a_setuid_file_means_nothing(client: BoxClient, isolated: None) -> None:
     await client.output("cp /usr/bin/id /tmp/id; chmod 4755 /tmp/id")
-    assert await client.output("/tmp/id -u", user="nobody") not in {"", "0"}
+    assert int(await client.output("/tmp/id -u", user="mallory")) >= 1000
 
 
 async def test_root_is_nobody_outside(case: Case, box: Box) -> None:

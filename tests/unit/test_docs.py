@@ -55,6 +55,7 @@ TESTED_BY = {
     "hermes.broker.zygote_main": "unit/broker/test_zygote.py",
     "hermes.broker.zygote_process": "unit/broker/test_zygote.py",
     "hermes.broker.engines.local": "engine/test_conformance.py",
+    "hermes.broker.engines.freezing": "engine/test_conformance_boxes.py",
     "hermes.broker.engines.docker": "engine/test_conformance.py",
 }
 """Modules whose tests go by another name, since they are those of several."""

@@ -5,6 +5,7 @@ A check is a function from the settings and a `Machine` to a `Result`.
 
 import errno
 import os
+import re
 import resource
 import stat
 import sys
@@ -24,6 +25,8 @@ _IMAGE_BYTES = 1024**3
 _COMFORTABLE_BYTES = 4 * 1024**3
 _FILES_A_CONNECTION = 10
 _DOCKER_API = (1, 41)
+_RUNSC = 20240729
+"""The oldest gVisor that is known to work."""
 
 
 class State(Enum):
@@ -275,8 +278,10 @@ def check_cgroups(settings: Settings, machine: Machine) -> Result:
 
 
 def check_runtime(settings: Settings, machine: Machine) -> Result:
-    """runc or crun is installed and runs."""
+    """An OCI runtime is installed and runs."""
     wanted = settings.container_pool.runtime
+    if wanted == "runsc":
+        return _check_runsc(machine)
     programs = ("crun", "runc") if wanted == "auto" else (wanted,)
     said = []
     for program in programs:
@@ -289,6 +294,21 @@ def check_runtime(settings: Settings, machine: Machine) -> Result:
             return Result("runtime", State.OK, path)
         said.append(f"{path} does not run: {text}")
     return Result("runtime", State.FAILED, "; ".join(said), f"{_APT} {'runc' if wanted == 'auto' else wanted}")
+
+
+def _check_runsc(machine: Machine) -> Result:
+    """gVisor is there, and new enough for the programs of a Debian 12."""
+    fix = f"{_APT} runsc (Debian 12: from bookworm-backports, {_APT} -t bookworm-backports runsc)"
+    path = machine.which("runsc")
+    if path is None:
+        return Result("runtime", State.FAILED, "runsc is not installed", fix)
+    status, text = machine.run("sh", "-c", '"$0" --version | head -n 1', path)
+    if status != 0 or not text:
+        return Result("runtime", State.FAILED, f"{path} does not run: {text}", fix)
+    dates = [int(word) for word in re.findall(r"20\d{6}", text)]
+    if dates and dates[0] < _RUNSC:
+        return Result("runtime", State.FAILED, f"{path} is of {dates[0]}: programs of Debian 12 do not run in it", fix)
+    return Result("runtime", State.OK, f"{path}, {text}")
 
 
 # ---- for the docker engine

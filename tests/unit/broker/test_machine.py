@@ -91,6 +91,11 @@ class GivenMachine(Machine):
 LOCAL = Settings()
 DOCKER = Settings.model_validate({"container_pool": {"engine": "docker"}})
 TMPFS = Settings.model_validate({"container_pool": {"limits": {"disk_backing": "tmpfs", "disk": "64M"}}})
+RUNSC = Settings.model_validate({"container_pool": {"runtime": "runsc"}})
+
+
+def _runsc(outcome: tuple[int, str]) -> dict[str, object]:
+    return {"programs": {"runsc"}, "outcomes": {"runsc": outcome}}
 
 
 @pytest.fixture
@@ -176,6 +181,11 @@ CASES: list[tuple[str, Settings, dict[str, Any], State, str, str]] = [
     ("cgroups", LOCAL, {"cgroups": frozenset({"memory", "cpu"})}, State.FAILED, "control of pids", "mount -t cgroup2"),
     ("runtime", LOCAL, {"programs": set()}, State.FAILED, "crun is not installed; runc is not", "apt-get install -y runc"),
     ("runtime", LOCAL, {"outcomes": {"crun": (1, "broken")}}, State.OK, "/usr/bin/runc", ""),
+    ("runtime", RUNSC, {}, State.FAILED, "runsc is not installed", "-t bookworm-backports runsc"),
+    ("runtime", RUNSC, _runsc((127, "broken")), State.FAILED, "runsc does not run: broken", "runsc"),
+    ("runtime", RUNSC, _runsc((0, "runsc version 0.0~20221219.0")), State.FAILED, "is of 20221219", "bookworm-backports runsc"),
+    ("runtime", RUNSC, _runsc((0, "runsc version release-20250101.0")), State.OK, "release-20250101.0", ""),
+    ("runtime", RUNSC, _runsc((0, "runsc version VERSION_MISSING")), State.OK, "VERSION_MISSING", ""),
     ("runtime", LOCAL, {"outcomes": {"run": (127, "broken")}}, State.FAILED, "does not run: broken", "runc"),
     ("docker", DOCKER, {"docker": "Connection refused"}, State.FAILED, "no Docker daemon answers", "docker.io"),
     ("docker", DOCKER, {"docker": {"Version": "18.09", "ApiVersion": "1.39"}}, State.FAILED, "too old", "20.10"),

@@ -69,6 +69,29 @@ def test_crun_takes_ready_made_bpf() -> None:
     assert not Runtime("/usr/sbin/runc", Path("/s")).is_crun
 
 
+def test_gvisor_has_room_for_its_own_tasks() -> None:
+    linux = _config(sandboxed=True)["linux"]
+    assert isinstance(linux, dict)
+    assert linux["resources"]["pids"] == {"limit": 3 * 33 + 128}
+
+
+def test_gvisor_is_told_to_write_where_files_are_kept() -> None:
+    runtime = Runtime("/usr/bin/runsc", Path("/s"))
+    assert runtime.is_runsc
+    assert {"--overlay2=none", "--file-access=shared", "--directfs=false"} <= set(runtime.arguments)
+    assert Runtime("/usr/bin/runc", Path("/s")).arguments == ("--root", "/s")
+
+
+def test_a_runtime_forgets_one_container(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    for name in ("one_sandbox:one.state", "one_sandbox:one.lock", "runsc-one.sock", "other_sandbox:other.state"):
+        (tmp_path / name).touch()
+    runtime = Runtime("/usr/bin/runsc", tmp_path)
+    runtime.forget("one")
+    runtime.forget("none")
+    assert [path.name for path in tmp_path.iterdir()] == ["other_sandbox:other.state"]
+
+
 def _script(tmp_path: Path, text: str) -> Runtime:
     program = tmp_path / "runtime"
     program.write_text(f"#!/bin/sh\n{text}\n")

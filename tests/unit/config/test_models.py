@@ -69,6 +69,12 @@ def test_somebody_must_be_able_to_try() -> None:
     AuthenticationConfig(methods=(), accept_none=("root",))
 
 
+def test_no_spawner_enters_gvisor() -> None:
+    (reason,) = reasons(ContainerPoolConfig, engine="docker", runtime="runsc", docker={"entry": "spawner"})
+    assert "no spawner can enter" in reason
+    ContainerPoolConfig.model_validate({"engine": "docker", "runtime": "runsc", "docker": {"entry": "auto"}})
+
+
 def test_every_conflict_is_told() -> None:
     assert len(reasons(AuthenticationConfig, methods=(), accept_after_failures=1, accept_probability=0.5)) == 3
     assert reasons(AuthenticationConfig, methods=("password", "password")) == ["password is there more than once"]

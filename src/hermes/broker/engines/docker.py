@@ -108,6 +108,10 @@ class DockerEngine:
             )
         async with self._asking("ask for the runtimes"):
             self._gvisor = await is_gvisor(self._docker, self._config.runtime)
+        if self._gvisor:
+            self.runtime = "runsc"
+        elif self._config.runtime != "auto":
+            self.runtime = self._config.runtime
         if self._gvisor and self._config.docker.entry == "spawner":
             raise EngineError("docker: the default runtime is gVisor, which no spawner can enter: set docker.entry to auto")
         self._reference = await ready_image(self._docker, self._image)

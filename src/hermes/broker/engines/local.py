@@ -29,6 +29,7 @@ from hermes.broker.boxfs import IDS, BoxFiles, own_working_directory, throw_away
 from hermes.broker.cgroups import BoxCgroup
 from hermes.broker.disks import Disks
 from hermes.broker.engines.base import Box
+from hermes.broker.engines.freezing import set_frozen
 from hermes.broker.engines.oci_exec import OciExecServer
 from hermes.broker.forensics import budget
 from hermes.broker.janitor import sweep
@@ -205,10 +206,10 @@ class LocalEngine:
         return sock
 
     async def freeze(self, box: Box) -> None:
-        await self._set_frozen(self._cell(box).cgroup, True)
+        await set_frozen(self._cell(box).cgroup, True, patience=_END_TIMEOUT)
 
     async def thaw(self, box: Box) -> None:
-        await self._set_frozen(self._cell(box).cgroup, False)
+        await set_frozen(self._cell(box).cgroup, False, patience=_END_TIMEOUT)
 
     async def destroy(self, box: Box, *, keep: Path | None = None) -> trees.Copied | None:
         cell = self._cells.get(box.id)
@@ -367,22 +368,6 @@ class LocalEngine:
                 await self._in_thread(trees.remove, pit)
             except (OSError, ValueError) as error:
                 log.error("files of a box could not be deleted", path=str(pit), reason=str(error))
-
-    async def _set_frozen(self, cgroup: BoxCgroup, frozen: bool) -> None:
-        tries = 0
-        try:
-            async with asyncio.timeout(_END_TIMEOUT):
-                cgroup.freeze(frozen)
-                while cgroup.is_frozen() != frozen:
-                    tries += 1
-                    if frozen and tries % 50 == 0:
-                        # Version 1 can hang while processes come and go; letting go for a moment helps (runc does the same).
-                        cgroup.freeze(False)
-                        await asyncio.sleep(0.01)
-                    await asyncio.sleep(0.001)
-                    cgroup.freeze(frozen)
-        except OSError as error:
-            raise EngineError(f"cannot {'freeze' if frozen else 'thaw'} {cgroup.name}: {str(error) or 'too slow'}") from error
 
     # ---- what an earlier run left
 

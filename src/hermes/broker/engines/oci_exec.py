@@ -10,6 +10,7 @@ of size, a hang-up) it passes on to the foreground processes in the box.
 import asyncio
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -31,17 +32,25 @@ _MAX_FILES = 2 << 20
 """Bytes of the box's passwd and group file together."""
 _SETTLE = 0.5
 """Seconds in which the end of a box is noticed after the end of an exec in it."""
-_SPEC_FD = 3
+_SPEC_FD, _LOG_FD = 3, 4
+_MAX_LOG = 4096
+_STATUS = re.compile(rb"Exiting with status: (\d{1,9})\s*\Z")
+_LOST = 128
+"""How an exec ends that has lost its box."""
+_NAMES = {number.value: number.name.removeprefix("SIG") for number in signal.Signals}
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class _Waiter:
-    """A `runsc exec` of ours: ends when its process does."""
+    """A `runsc exec` of ours, which ends when its process does. Takes over `log`, the fd of the file that it logs to."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, log: int) -> None:
         self.pidfd = os.pidfd_open(pid)
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """Its exit status, 128+n if signal n ended it."""
+        self.outcome: int | None = None
+        """How its process ended: the exit status, or minus the number of a signal; None if it does not know."""
+        self._log = log
         asyncio.get_running_loop().add_reader(self.pidfd, self._reap)
 
     def _reap(self) -> None:
@@ -49,9 +58,12 @@ class _Waiter:
         result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
         assert result is not None
         os.close(self.pidfd)
-        status = result.si_status if result.si_code == os.CLD_EXITED else 128 + result.si_status
-        if not self.ended.done():
-            self.ended.set_result(status)
+        # An exit status tells no signals: 137 may be either. But it logs the wait status itself.
+        text = os.pread(self._log, _MAX_LOG, max(0, os.fstat(self._log).st_size - _MAX_LOG))
+        os.close(self._log)
+        if (last := _STATUS.search(text)) is not None:
+            self.outcome = os.waitstatus_to_exitcode(int(last[1]))
+        self.ended.set_result(result.si_status if result.si_code == os.CLD_EXITED else 128 + result.si_status)
 
     def kill(self) -> None:
         """End it now; what it waits for goes on."""
@@ -151,8 +163,11 @@ class OciExecServer(ExecServer[_Process]):
         except BaseException:
             process.waiter.kill()
             raise
-        if status in (128, 255):
-            # So ends an exec that has lost its box.
+        if (outcome := process.waiter.outcome) is not None:
+            if outcome >= 0:
+                return Exited(id=process.id, status=outcome)
+            return Exited(id=process.id, signal=_NAMES.get(-outcome, str(-outcome)))
+        if status == _LOST:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_SETTLE):
                     await self._gone.wait()
@@ -215,6 +230,7 @@ class OciExecServer(ExecServer[_Process]):
     def _exec(self, command: list[str], account: Account, fds: list[int], tty: bytes) -> _Waiter:
         """Start an exec of `command` with these as its stdin, stdout and stderr; `tty` is the path of their terminal."""
         spec = os.memfd_create("process", os.MFD_CLOEXEC)
+        log = os.memfd_create("log", os.MFD_CLOEXEC)
         try:
             with open(spec, "w", closefd=False) as file:
                 json.dump(self._process(command, account, terminal=bool(tty)), file)
@@ -222,15 +238,19 @@ class OciExecServer(ExecServer[_Process]):
             if tty:
                 # A session without a terminal that opens one makes it its own.
                 actions = [(os.POSIX_SPAWN_OPEN, 0, tty, os.O_RDWR, 0), (os.POSIX_SPAWN_DUP2, 0, 1), (os.POSIX_SPAWN_DUP2, 0, 2)]
-            actions.append((os.POSIX_SPAWN_DUP2, spec, _SPEC_FD))
+            actions += [(os.POSIX_SPAWN_DUP2, spec, _SPEC_FD), (os.POSIX_SPAWN_DUP2, log, _LOG_FD)]
             program = self._runtime.program
-            argv = (program, *self._runtime.arguments, "exec", "--process", f"/proc/self/fd/{_SPEC_FD}", self._name)
+            options = (*self._runtime.arguments, f"--debug-log=/proc/self/fd/{_LOG_FD}")
+            argv = (program, *options, "exec", "--process", f"/proc/self/fd/{_SPEC_FD}", self._name)
             pid = os.posix_spawn(
                 program, argv, {}, file_actions=actions, setsid=True, setsigmask=(), setsigdef=(signal.SIGPIPE, signal.SIGINT)
             )
+        except BaseException:
+            os.close(log)
+            raise
         finally:
             os.close(spec)
-        return _Waiter(pid)
+        return _Waiter(pid, log)
 
     def _process(self, command: list[str], account: Account, *, terminal: bool) -> dict[str, object]:
         """OCI's `process` object."""

@@ -1,9 +1,11 @@
+import io
 import json
 import os
+import tarfile
 
 import pytest
 
-from hermes.broker.engines.docker_container import connect, container_config, is_of, pidfd_of
+from hermes.broker.engines.docker_container import connect, container_config, is_of, occupied_tmp, pidfd_of
 from hermes.broker.policy import Policy
 from hermes.config import ContainerPoolConfig
 from hermes.errors import EngineError
@@ -44,6 +46,22 @@ def test_safe_by_default() -> None:
     (profile,) = [option.removeprefix("seccomp=") for option in host["SecurityOpt"] if option.startswith("seccomp=")]
     assert json.loads(profile)["defaultAction"] == "SCMP_ACT_ERRNO"
     assert not {"Binds", "Mounts", "Devices", "PidMode", "PortBindings"} & set(host)
+
+
+def test_the_runtime_is_the_daemons_unless_one_is_named() -> None:
+    settings = config()
+    assert "Runtime" not in container_config(Policy(settings.security, settings.limits), settings, "alpine", (), {})["HostConfig"]
+    settings = config(runtime="runsc", limits={"pids": 33})
+    told = container_config(Policy(settings.security, settings.limits), settings, "alpine", (), {}, gvisor=True)["HostConfig"]
+    assert (told["Runtime"], told["PidsLimit"]) == ("runsc", 3 * 33 + 128)
+
+
+def test_tmp_is_not_empty() -> None:
+    with tarfile.open(fileobj=io.BytesIO(occupied_tmp())) as tar:
+        assert [(entry.name, entry.isdir(), entry.mode) for entry in tar] == [
+            ("tmp/.ICE-unix", True, 0o1777),
+            ("tmp/.X11-unix", True, 0o1777),
+        ]
 
 
 def test_a_foreign_image_gets_an_idle_init() -> None:

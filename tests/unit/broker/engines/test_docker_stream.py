@@ -2,10 +2,8 @@ import asyncio
 import os
 
 import pytest
-from aiodocker import DockerError
 
 from hermes.broker.engines.docker_stream import read_fd, write_fd
-from hermes.broker.engines.exec_server import one_line
 
 
 @pytest.mark.asyncio
@@ -40,17 +38,3 @@ async def test_a_cancelled_wait_leaves_the_fd_free() -> None:
     with pytest.raises(BrokenPipeError):
         await write_fd(writer, b"nobody reads")
     os.close(writer)
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (DockerError(500, "first\nsecond"), "first"),
-        (OSError("\x1b[31mred\x00"), "\N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER}"),
-        (TimeoutError(), "no answer in time"),
-        (AssertionError(), "AssertionError"),
-        (OSError("x" * 1000), "x" * 300),
-    ],
-)
-def test_a_fault_is_told_on_one_safe_line(error: BaseException, line: str) -> None:
-    assert one_line(error) == line

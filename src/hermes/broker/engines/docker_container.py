@@ -18,9 +18,9 @@ BOX_LABEL = "hermes.container"
 
 
 def container_config(
-    policy: Policy, config: ContainerPoolConfig, image: str, init: tuple[str, ...], labels: dict[str, str]
+    policy: Policy, config: ContainerPoolConfig, image: str, init: tuple[str, ...], labels: dict[str, str], *, disk: bool = False
 ) -> dict[str, Any]:
-    """What Docker is told to create. An empty `init` stands for a shell that does nothing."""
+    """What Docker is told to create. An empty `init` stands for a shell that does nothing. `disk`: the daemon can limit it."""
     limits = config.limits
     shm = limits.memory // 4
     return {
@@ -50,6 +50,8 @@ def container_config(
             "MemorySwap": limits.memory,
             "PidsLimit": limits.pids,
             "NanoCpus": round(limits.cpus * 1e9),
+            "CpuShares": max(2, limits.cpu_weight * 1024 // 100),
+            **({"StorageOpt": {"size": str(limits.disk)}} if disk else {}),
             "ShmSize": shm,
             "Tmpfs": {"/run": f"rw,nosuid,nodev,mode=755,size={shm}"} if init else {},
             "Ulimits": [

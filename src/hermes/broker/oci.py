@@ -9,13 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hermes.broker.policy import MASKED_PATHS, READONLY_PATHS, Policy
+from hermes.broker.policy import CPU_PERIOD, MASKED_PATHS, READONLY_PATHS, Policy
 from hermes.errors import EngineError
 
 MAX_TERMINALS = 64
 """Pseudo-terminals one box can have open: all boxes share the kernel's 4096."""
 
-_PERIOD = 100_000
 _ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/", "TERM=linux")
 
 
@@ -66,7 +65,7 @@ def config(
                 "devices": [{"allow": False, "access": "rwm"}],
                 "memory": memory,
                 "pids": {"limit": sandbox_pids(policy.limits.pids) if sandboxed else policy.limits.pids},
-                "cpu": {"quota": int(_PERIOD * policy.limits.cpus), "period": _PERIOD, "shares": BOOT_SHARES},
+                "cpu": {"quota": int(CPU_PERIOD * policy.limits.cpus), "period": CPU_PERIOD, "shares": BOOT_SHARES},
             },
         },
     }

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from typing import Any
 
 import asyncssh
@@ -11,6 +12,7 @@ from asyncssh.packet import UInt32
 
 from hermes import events
 from hermes.metrics import Metrics, State
+from hermes.server.listener import BURST
 from tests.front.conftest import PATIENCE, Running, Serve
 
 REFUSED = b"Exceeded MaxStartups\r\n"
@@ -271,7 +273,40 @@ async def test_packets_that_wait_for_a_key_exchange(serve: Serve) -> None:
             await connection.wait_closed()
 
 
+@pytest.mark.asyncio
+async def test_who_waits_before_its_proxy_header_is_limited_too(serve: Serve) -> None:
+    async with serve(server={"proxy_protocol": True, "max_connections": 2}) as running:
+        waiting = [await asyncio.open_connection("127.0.0.1", running.port) for _ in range(2)]
+        async with asyncio.timeout(PATIENCE):
+            while len(running.front._lobby) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        turned_away = await call(running)
+        assert turned_away.greeting == b""
+        assert reached(running) == ["server.max_connections"]
+        waiting[0][1].write(proxied("192.0.2.1"))
+        assert (await waiting[0][0].readline()).startswith(b"SSH-2.0-")
+        again = await call(running, header=proxied("192.0.2.2"))
+        assert again.greeting.startswith(b"SSH-2.0-")
+        for writer in (turned_away.writer, again.writer, *(it[1] for it in waiting)):
+            writer.close()
+    assert len(running.front._lobby) == 0
+
+
 # ---- floods
+
+
+@pytest.mark.asyncio
+async def test_a_crowd_at_the_door_is_taken_in_turns(serve: Serve) -> None:
+    async with serve(server={"max_startups": "1000"}) as running:
+        crowd = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(200)]  # nobody is let in meanwhile
+        most = 0
+        async with asyncio.timeout(PATIENCE):
+            while (before := len(running.front.visitors)) < 200:
+                await asyncio.sleep(0)
+                most = max(most, len(running.front.visitors) - before)
+        assert most <= BURST
+        for sock in crowd:
+            sock.close()
 
 
 @pytest.mark.asyncio

@@ -191,11 +191,15 @@ def _feed(grow: Callable[[float], None], amount: Callable[[Event], float]) -> Ca
 def _labelled(made: Any, metric: Metric) -> Callable[[Event], None]:
     """Feed a metric whose labels are fields of the event."""
     fields = [(name, frozenset(values)) for name, values in metric.labels.items()]
+    children: dict[Labels, Any] = {}
 
     def feed(event: Event) -> None:
-        values = (_text(getattr(event, name)) for name, _ in fields)
-        labels = [value if value in allowed else OTHER for value, (_, allowed) in zip(values, fields, strict=True)]
-        made.labels(*labels).inc(max(0.0, metric.amount(event)))
+        values = [(_text(getattr(event, name)), allowed) for name, allowed in fields]
+        labels = tuple([value if value in allowed else OTHER for value, allowed in values])
+        child = children.get(labels)
+        if child is None:
+            child = children[labels] = made.labels(*labels)
+        child.inc(max(0.0, metric.amount(event)))
 
     return feed
 

@@ -7,7 +7,7 @@ Everything here that begins with an underscore overrides a private method of asy
 import asyncio
 import base64
 import hashlib
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, cast
 
 import asyncssh
@@ -38,13 +38,37 @@ PROXY_PATIENCE = 10.0
 """Seconds within which a PROXY header must have come whole."""
 
 
+class Lobby:
+    """Connections whose PROXY header has not come yet: nobody knows of whom, so they are limited together."""
+
+    def __init__(self, on_full: Callable[[], None]) -> None:
+        """`on_full` is called for each one that is turned away."""
+        self._on_full = on_full
+        self._waiting: set[Connection] = set()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def enter(self, connection: "Connection", most: int) -> bool:
+        """Let the connection wait, unless `most` do already."""
+        if len(self._waiting) >= most:
+            self._on_full()
+            return False
+        self._waiting.add(connection)
+        return True
+
+    def leave(self, connection: "Connection") -> None:
+        self._waiting.discard(connection)
+
+
 class Connection(BoundedConnection):
     """One attacker's SSH connection. What it means is decided by its owner, the `Visitor`."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, options: asyncssh.SSHServerConnectionOptions, config: ServerConfig
+        self, loop: asyncio.AbstractEventLoop, options: asyncssh.SSHServerConnectionOptions, config: ServerConfig, lobby: Lobby
     ) -> None:  # fmt: skip
         super().__init__(loop, options, config)
+        self._lobby = lobby
         self._proxy_buffer = b"" if config.proxy_protocol else None
         self._proxy_transport: asyncio.Transport | None = None
         self._proxy_timer: asyncio.TimerHandle
@@ -60,6 +84,8 @@ class Connection(BoundedConnection):
             assert isinstance(transport, asyncio.Transport)
             self._proxy_transport = transport
             self._proxy_timer = self._loop.call_later(PROXY_PATIENCE, transport.abort)
+            if not self._lobby.enter(self, self._config.max_connections):
+                transport.abort()
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
         if self._proxy_buffer is None:
@@ -74,6 +100,7 @@ class Connection(BoundedConnection):
             return
         if header is not None:
             self._proxy_timer.cancel()
+            self._lobby.leave(self)
             rest = self._proxy_buffer[header.length :]
             self._proxy_buffer = None
             super().connection_made(cast(asyncio.Transport, _Addressed(self._proxy_transport, header)))
@@ -83,6 +110,7 @@ class Connection(BoundedConnection):
     def connection_lost(self, exc: Exception | None = None) -> None:
         if self._proxy_buffer is not None:
             self._proxy_timer.cancel()
+            self._lobby.leave(self)
             return
         super().connection_lost(exc)
 

@@ -6,6 +6,7 @@ The lists are what `sshd -T` and `ssh -vv` show on Debian 12, less what asyncssh
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import asyncssh
 
@@ -70,6 +71,7 @@ def accepts_env(name: bytes) -> bool:
     return _ACCEPT_ENV.fullmatch(name) is not None
 
 
+@lru_cache(maxsize=8)
 def overload_notice(version: str) -> bytes:
     """Return what an overloaded sshd of this version says instead of its identification string before it closes.
 

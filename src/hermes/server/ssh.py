@@ -16,7 +16,7 @@ from hermes.errors import JournalError
 from hermes.events import ConnectionRefused, Event, LimitReached
 from hermes.server import persona
 from hermes.server.auth import Memory
-from hermes.server.connection import Connection
+from hermes.server.connection import Connection, Lobby
 from hermes.server.limits import Limits, Refusal
 from hermes.server.listener import Listener
 from hermes.server.process import ChannelProcess
@@ -72,6 +72,7 @@ class Front:
         self._servers: list[Listener] = []
         self._accepting = TaskOwner("accepting")
         self._refused_logged = 0.0
+        self._lobby = Lobby(lambda: self._overfull("server.max_connections", self.settings.server.max_connections))
         self._reports = Reports(server.limit_interval)
         self._report_timer: asyncio.TimerHandle | None = None
         self._drained: asyncio.Event | None = None
@@ -84,7 +85,7 @@ class Front:
         asyncssh.set_log_level("CRITICAL")
 
         def connection() -> Connection:
-            return Connection(loop, self._options, self.settings.server)
+            return Connection(loop, self._options, self.settings.server, self._lobby)
 
         for sock in sockets:
             sock.listen(1024)
@@ -200,6 +201,9 @@ class Front:
 
     def _remember_reached(self, limit: str, value: int) -> None:
         self.report(LimitReached(limit=limit, value=value, detail="the least recently seen is forgotten"), limit)
+
+    def _overfull(self, limit: str, value: int) -> None:
+        self.report(LimitReached(limit=limit, value=value, detail="a connection without a PROXY header"), limit)
 
     def _state(self, stated: list[Report]) -> None:
         for event in stated:

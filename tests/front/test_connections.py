@@ -284,3 +284,18 @@ async def test_no_packet_that_sshd_would_not_send(serve: Serve) -> None:
         assert (await connection.run("x", stdin=asyncssh.DEVNULL)).exit_status == 7
     assert seen
     assert asyncssh.constants.MSG_IGNORE not in seen
+
+
+@pytest.mark.asyncio
+async def test_without_room_for_evidence_or_descriptors_clients_see_an_overloaded_sshd(serve: Serve) -> None:
+    async with serve() as running:
+        (listener,) = running.front._servers
+        enough, listener._enough = listener._enough, 0
+        assert (await running.ssh("true")).status == 255
+        listener._enough = enough
+        running.front._no_room = lambda: "evidence.min_free reached"
+        assert (await running.ssh("true")).status == 255
+        running.front._no_room = lambda: None
+        assert (await running.ssh("true")).status == 7
+        reasons = [refused.reason for refused in running.journal.of(events.ConnectionRefused)]
+        assert reasons == ["open files are scarce", "evidence.min_free reached"]

@@ -7,6 +7,7 @@ seconds: nothing is fsynced.)
 
 import contextlib
 import enum
+import errno
 import os
 import re
 import time
@@ -260,11 +261,14 @@ class SessionRecorder:
 
     def _stream(self, kind: Kind, code: str, data: bytes) -> None:
         now = self._now()
-        if len(data) > MAX_PAYLOAD:
-            for at in range(0, len(data), MAX_PAYLOAD):
-                self._piece(now, kind, code, data[at : at + MAX_PAYLOAD])
-        elif data:
-            self._piece(now, kind, code, data)
+        try:
+            if len(data) > MAX_PAYLOAD:
+                for at in range(0, len(data), MAX_PAYLOAD):
+                    self._piece(now, kind, code, data[at : at + MAX_PAYLOAD])
+            elif data:
+                self._piece(now, kind, code, data)
+        except MemoryError as error:
+            raise self._fail(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))) from error
 
     def _piece(self, now: int, kind: Kind, code: str, data: bytes) -> None:
         stream = self._texts.get(kind)

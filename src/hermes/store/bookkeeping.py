@@ -53,7 +53,8 @@ def _contained(db: sqlite3.Connection, identity: int, time: int, sensor: str, ev
 
 def _closed(db: sqlite3.Connection, identity: int, time: int, sensor: str, event: SessionClosed) -> None:
     db.execute(
-        "UPDATE sessions SET ended = ?, cause = ?, channels = max(channels, ?), bytes_in = ?, bytes_out = ? WHERE session_id = ?",
+        "UPDATE sessions SET ended = max(started, ?), cause = ?, channels = max(channels, ?), bytes_in = ?, bytes_out = ?"
+        " WHERE session_id = ?",
         (time, event.cause, event.channels, event.bytes_in, event.bytes_out, event.session_id),
     )
 

@@ -268,7 +268,7 @@ class Journal:
             try:
                 rows = self._commit()
                 break
-            except (sqlite3.Error, OSError, JournalError, _ReplacedError) as error:
+            except (sqlite3.Error, OSError, JournalError, MemoryError, _ReplacedError) as error:
                 self._in_trouble(error)
                 self._reopen_if_broken(error)
             finally:
@@ -328,7 +328,7 @@ class Journal:
             with database.transaction(db):
                 result, facts = mark.work(db)
                 rows = self._insert(db, [stated(fact) for fact in facts])
-        except (sqlite3.Error, OSError, JournalError) as error:
+        except (sqlite3.Error, OSError, JournalError, MemoryError) as error:
             mark.resolve(JournalError(str(error)))
             return False
         self._next_id += len(rows)
@@ -354,8 +354,10 @@ class Journal:
     def _in_trouble(self, error: Exception) -> None:
         if self._trouble is None:
             self._trouble_since = time.monotonic()
-            log.error("the journal cannot be written; events wait", path=str(self.path), reason=str(error))
-        self._trouble = " ".join(str(error).split())
+            log.error(
+                "the journal cannot be written; events wait", path=str(self.path), reason=str(error) or type(error).__name__
+            )
+        self._trouble = " ".join(str(error).split()) or type(error).__name__
 
     def _reopen_if_broken(self, error: Exception) -> None:
         """Close a database that will never take the batch, so that the next try keeps it aside and begins a new one."""
@@ -386,7 +388,7 @@ class Journal:
         assert self._db is not None
         try:
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, MemoryError) as error:
             log.warning("the journal's write-ahead log could not be moved into the database", reason=str(error))
 
     def _give_up(self) -> None:

@@ -126,7 +126,7 @@ class Lines:
             self._wake.clear()
             try:
                 self._write_all()
-            except (OSError, sqlite3.Error) as error:
+            except (OSError, sqlite3.Error, MemoryError) as error:
                 if not self._failing:
                     log.error("JSON lines cannot be written", target=str(self._target), reason=str(error))
                 self._failing = True

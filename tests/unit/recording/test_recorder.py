@@ -449,3 +449,33 @@ def test_the_channels_of_a_session_share_its_limit(tmp_path: Path) -> None:
     assert not three.path.exists()
     one.close()
     assert frames(one)[1].ending is frames(two)[1].ending is Ending.COMPLETE
+
+
+def test_a_clock_that_is_set_moves_nothing_in_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = started(tmp_path)
+    for nanoseconds in (10**18, 0, 2**61):
+        monkeypatch.setattr("hermes.recording.recorder.time.time_ns", lambda now=nanoseconds: now)
+        one.output(b"x")
+    one.close()
+    times = [frame.time for frame in frames(one)[0]]
+    assert times == sorted(times)
+    assert times[-1] < 600 * 10**9
+    assert [event.time for event in cast(one)] == sorted(event.time for event in cast(one))
+    again = started(tmp_path, channel=9)
+    again.close()
+    assert frames(again)[1].ending is Ending.COMPLETE
+
+
+def test_without_memory_it_fails_like_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> bytes:
+        raise MemoryError
+
+    one = started(tmp_path)
+    one.output(b"delivered")
+    monkeypatch.setattr(lossless, "encode", no_memory)
+    with pytest.raises(RecordingError, match="Cannot allocate memory"):
+        one.output(b"x")
+    with pytest.raises(RecordingError, match="an earlier write failed"):
+        one.output(b"y")
+    monkeypatch.undo()
+    assert stream(one, Kind.STDOUT) == b"delivered"

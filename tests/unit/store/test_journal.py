@@ -500,3 +500,28 @@ def test_who_watches_sees_what_is_taken_and_nothing_else(path: Path) -> None:
         journal.emit(fact(0))
     assert isinstance(seen[0], events.JournalDamaged)
     assert len(seen) == len(stored(path, "SELECT id FROM events"))
+
+
+def test_a_clock_that_is_set_moves_no_event_and_ends_no_session_before_it_began(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1_800_000_000_000_000_000]
+    monkeypatch.setattr("hermes.store.waiting.time.time_ns", lambda: clock[0])
+    journal = Journal(path, sensor="s1")
+    journal.open()
+    for number, hours in enumerate((0, 1000, -2000, 0)):
+        clock[0] += hours * 3600 * 10**9
+        journal.emit(fact(number))
+    for event in login("s"):
+        journal.emit(event)
+    clock[0] -= 5000 * 3600 * 10**9
+    for event in logout("s"):
+        journal.emit(event)
+    journal.close()
+    assert stored(path) == ["0", "1", "2", "3"]
+    assert stored(path, "SELECT id FROM events ORDER BY id") == list(range(1, 4 + len(login("s")) + len(logout("s")) + 1))
+    with JournalReader(path) as reader:
+        (session,) = reader.list_sessions()
+    assert session.ended == session.started
+    write(path, fact(4))
+    assert stored(path)[-1] == "4"

@@ -112,10 +112,19 @@ def serve(owned: Owned, listening: socket.socket) -> None:
                 stream.flush()
 
 
-async def taken_over(settings: Any, handler: Any, broker: int, listen: list[int], report: Any) -> None:
+async def taken_over(settings: Any, handler: Any, fds: Any, report: Any) -> None:
     """In the place of the front's own work, once it is confined."""
-    report("listening\n")
-    serve(Owned(settings, socket.socket(fileno=broker)), socket.socket(fileno=listen[0]))
+    report("listening")
+    control = socket.socket(fileno=fds.control)
+    _, brokers, _, _ = socket.recv_fds(control, messages.MAX_MESSAGE, 1)
+
+    def stay() -> None:
+        while True:
+            report("alive")
+            time.sleep(5)
+
+    threading.Thread(target=stay, daemon=True).start()
+    serve(Owned(settings, socket.socket(fileno=brokers[0])), socket.socket(fileno=fds.listen[0]))
 
 
 def launcher() -> None:
@@ -140,7 +149,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "launcher":
         launcher()
     else:
-        front._run = taken_over  # type: ignore[assignment]
+        front._run = taken_over
         front.main(lambda: None)  # type: ignore[arg-type, return-value]
 
 __all__ = [

@@ -301,14 +301,19 @@ result = sent
 
 
 def test_what_breaks_the_protocol_costs_the_front_and_a_fresh_one_is_served(owned: Owned) -> None:
-    """What else breaks it is in tests/unit/broker/test_server.py: a sensor gives up after a few deaths in a row."""
-    broken = ["owned.broker.send(b'\\x81' * 100000)", "owned.broker.send(messages.encode(Allocate(session_id='../../etc')))"]
+    broker = owned.broker
+    broken = [
+        "owned.broker.send(b'\\x81' * 100000)",
+        "owned.broker.send(messages.encode(Allocate(session_id='../../etc')))",
+        "owned.broker.send(messages.encode(Spawn(id=1)))",
+    ]
     for code in broken:
         front = owned.front
         with contextlib.suppress(EOFError):
             owned(f"{code}\nwhile owned.hear(owned.broker)[0]: pass\nos._exit(0)")
         renewed(owned, front)
         assert owned("result = owned.allocate('fresh') and owned.run('fresh', b'echo served', 1)") == "served\n", code
+        assert owned.broker == broker
 
 
 def renewed(owned: Owned, front: int) -> None:

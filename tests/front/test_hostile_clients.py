@@ -74,6 +74,16 @@ async def test_a_request_behind_a_disconnect_is_not_acted_on(serve: Serve) -> No
 
 
 @pytest.mark.asyncio
+async def test_answers_to_a_client_that_is_gone_are_not_logged(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    async with serve() as running, running.connect():
+        server = server_side(running)
+        server._transport.abort()
+        for _ in range(20):
+            server.send_packet(MSG_CHANNEL_DATA, UInt32(0), String(b"x"))
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
+
+
+@pytest.mark.asyncio
 async def test_a_huge_window_nobody_reads_is_bounded(serve: Serve) -> None:
     pourer = Pourer()
     async with serve(pourer) as running, running.connect() as connection:

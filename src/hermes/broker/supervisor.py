@@ -23,6 +23,7 @@ from hermes.broker.notify import ServiceManager
 from hermes.config import Settings
 from hermes.container.control import ALIVE_SECONDS
 from hermes.container.messages import ControlMessage, Peer, Reload, encode
+from hermes.container.packets import know_senders
 from hermes.errors import ConfigError, HermesError, MachineError
 
 logger = structlog.get_logger(__name__)
@@ -209,6 +210,7 @@ class Supervisor:
         if not (self._broker.is_ready and self._front.is_ready):
             return
         brokers, fronts = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        know_senders(brokers)  # the front may speak before the broker listens
         _tell(self._broker, Peer(), brokers.detach())
         _tell(self._front, Peer(deaths=self._deaths), fronts.detach())
         self._deaths = []

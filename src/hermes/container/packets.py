@@ -61,6 +61,12 @@ def refuse_descriptors(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
 
 
+def know_senders(sock: socket.socket) -> None:
+    """Have each packet that comes to this socket tell who sent it. Call it before the other end can send: what was sent earlier
+    tells nobody, and with `PacketSocket`'s `peer` breaks the protocol."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+
 class PacketSocket(Generic[M]):
     """Own a non-blocking `SOCK_SEQPACKET` socket from `start()` to `close()`.
 
@@ -96,7 +102,7 @@ class PacketSocket(Generic[M]):
     ) -> None:
         sock.setblocking(False)
         if peer is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            know_senders(sock)
         self._sock = sock
         self._decode = decode
         self._on_message = on_message

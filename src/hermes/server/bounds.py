@@ -77,6 +77,10 @@ class BoundedConnection(SSHServerConnection):
         super()._send_deferred_packets()
         self._room.set()
 
+    def _send(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():  # or asyncio would log every write to nobody
+            super()._send(data)
+
     def send_packet(self, pkttype: int, *args: bytes, handler: SSHPacketLogger | None = None) -> None:
         """Send a packet, without the SSH_MSG_IGNORE that asyncssh puts before each one.
 

@@ -35,7 +35,8 @@ class Channel(BoundedChannel):
         )  # fmt: skip
 
     def _process_request(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
-        if self._session.visitor.request_allowed(self._session):
+        session: ChannelProcess | None = self._session  # None once the channel is closed, which asyncssh sees to
+        if session is None or session.visitor.request_allowed(session):
             super()._process_request(pkttype, pktid, packet)
             return
         packet.get_string()

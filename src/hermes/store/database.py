@@ -189,7 +189,7 @@ def _open(path: Path, busy_timeout: float, end_lost: bool) -> sqlite3.Connection
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
         db.execute("PRAGMA wal_autocheckpoint = 1000")
-        # Its pages stay in memory as the journal grows: this much is what a front grows by. Rows come in the order of their keys.
+        # Its pages stay in memory as the journal grows, so a front grows by this much; rows come in the order of their keys.
         db.execute("PRAGMA cache_size = -2048")
         schema.migrate(db)
         db.execute("PRAGMA temp_store = MEMORY")  # a full /tmp is none of its business

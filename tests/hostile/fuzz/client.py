@@ -4,18 +4,22 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import asyncssh
 from asyncssh.packet import UInt32
 
-from tests.hostile.fuzz.case import Case, Step
+from tests.hostile.fuzz.case import Case, Depth, Step
 
 LOGIN_PATIENCE = 60.0
 ANSWER_PATIENCE = 0.02
 """Seconds that a pause waits for the server to say something."""
 SEND_PATIENCE = 20.0
 """Seconds that the server may take to read on; one that has had enough closes the connection."""
+
+
+HONEST = Step("packet")
 
 
 class Fuzzer(asyncssh.SSHClient):
@@ -56,7 +60,7 @@ class FuzzedConnection(asyncssh.SSHClientConnection):
         """What the server answers to nonsense may be nonsense to asyncssh's client."""
         self.deaf = True
 
-    def send_frame(self, payload: bytes, step: Step) -> None:
+    def send_frame(self, payload: bytes, step: Step = HONEST) -> None:
         """Send a payload as asyncssh would, or in a frame that is wrong as the step says."""
         if self._compressor and (self._auth_complete or not self._compress_after_auth):
             payload = self._compressor.compress(payload) or b""
@@ -71,6 +75,18 @@ class FuzzedConnection(asyncssh.SSHClientConnection):
             wire = header + packet
         self.wire(wire[:-1] + bytes([wire[-1] ^ step.mac]))
         self._send_seq = sequence + 1 & 0xFFFFFFFF
+
+    async def flood(self, payloads: Iterable[bytes]) -> None:
+        """Send packets as fast as the server takes them, until it has had enough."""
+        for payload in payloads:
+            if self._transport is None:
+                return
+            self.send_frame(payload)
+            await self.flushed()
+
+    def _send(self, data: bytes) -> None:
+        if not self.said_all:
+            super()._send(data)
 
     def wire(self, data: bytes) -> None:
         """Send bytes as they are."""
@@ -91,37 +107,43 @@ class FuzzedConnection(asyncssh.SSHClientConnection):
             await asyncio.wait_for(self.heard.wait(), ANSWER_PATIENCE)
 
 
-async def play(case: Case, port: int) -> None:
-    """Play a case against a server on this machine and hang up. AssertionError when what is honest does not work."""
+@contextlib.asynccontextmanager
+async def honest(depth: Depth, port: int, *, compressed: bool = False) -> AsyncIterator[FuzzedConnection]:
+    """A connection on which an honest client came so far; cut afterwards. AssertionError if it cannot come there."""
     loop = asyncio.get_running_loop()
-    sock = socket.create_connection(("127.0.0.1", port))
-    sock.setblocking(False)
     options = asyncssh.SSHClientConnectionOptions(
         username="root", password="root", client_keys=None, known_hosts=None, config=None, client_factory=Fuzzer,
-        preferred_auth="password", compression_algs=["zlib@openssh.com", "none"] if case.compressed else ["none"],
+        preferred_auth="password", compression_algs=["zlib@openssh.com", "none"] if compressed else ["none"],
     )  # fmt: skip
-    if case.depth in ("connected", "identified"):
-        await _play_plain(case, sock)
-        return
-    authenticated: asyncio.Future[None] = loop.create_future()
     connection = FuzzedConnection(loop, options)
-    connection.held = case.depth != "authenticated"
+    authenticated: asyncio.Future[None] = loop.create_future()
+    connection.held = depth != "authenticated"
     if not connection.held:
         connection._wait, connection._waiter = "auth", authenticated
-    await loop.create_connection(lambda: connection, sock=sock)
+    await loop.create_connection(lambda: connection, "127.0.0.1", port)
     try:
-        honest = authenticated if case.depth == "authenticated" else loop.create_task(connection.keyed.wait())
-        done, _ = await asyncio.wait([honest], timeout=LOGIN_PATIENCE)
-        assert done, f"an honest client does not get to be {case.depth}"
-        honest.result()
-        for step in case.steps:
-            await _take(connection, step)
-        await connection.pause()
+        try:
+            async with asyncio.timeout(LOGIN_PATIENCE):
+                await (connection.keyed.wait() if connection.held else authenticated)
+        except (TimeoutError, OSError, asyncssh.Error) as error:
+            raise AssertionError(f"an honest client does not get to be {depth}: {error!r}") from error
+        yield connection
     finally:
         connection.deaf = True
         if (transport := connection._transport) is not None:
             transport.abort()
         await asyncio.wait_for(connection.over.wait(), LOGIN_PATIENCE)
+
+
+async def play(case: Case, port: int) -> None:
+    """Play a case against a server on this machine and hang up. AssertionError when what is honest does not work."""
+    if case.depth in ("connected", "identified"):
+        await _play_plain(case, socket.create_connection(("127.0.0.1", port)))
+        return
+    async with honest(case.depth, port, compressed=case.compressed) as connection:
+        for step in case.steps:
+            await _take(connection, step)
+        await connection.pause()
 
 
 async def _take(connection: FuzzedConnection, step: Step) -> None:

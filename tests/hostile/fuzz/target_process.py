@@ -69,7 +69,9 @@ async def serve(listening: socket.socket, keys: Path) -> None:
     """Serve until stdin closes."""
     loop = asyncio.get_running_loop()
     log.handle_loop_exceptions(loop)
-    settings = Settings(server=ServerConfig(max_auth_tries=20, login_timeout=60, max_connections=100_000))
+    settings = Settings(
+        server=ServerConfig(max_auth_tries=20, login_timeout=60, max_connections=100_000, max_startups="10000:30:20000")
+    )
     journal = CountingJournal()
     front = Front(settings, journal, load_or_make(keys), handler=echo)
     await front.listen([listening])

@@ -8,7 +8,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -127,6 +127,22 @@ class FrontTarget:
             raise Broken("the front logged " + "; ".join(found["errors"]))
         return found
 
+    async def memory(self) -> int:
+        """Its resident memory in bytes, once nothing of the last client is left."""
+        await self.check()
+        return int((await self.state())["pages"]) * os.sysconf("SC_PAGE_SIZE")
+
+    async def watched(self, work: Awaitable[None]) -> int:
+        """Have work done while another session goes on; return how often that was heard meanwhile."""
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(_awaited(work))
+            heard = 0
+            while not task.done():
+                await self._neighbour.is_heard()
+                heard += 1
+                await asyncio.sleep(0.01)
+        return heard
+
     async def check(self) -> None:
         await self._neighbour.is_heard()
         deadline = asyncio.get_running_loop().time() + PATIENCE
@@ -143,6 +159,10 @@ class FrontTarget:
     def _leaks(self, found: dict[str, Any]) -> dict[str, tuple[int, int]]:
         names = ("visitors", "channels", "tasks", "unclosed", "unended", "hanging")
         return {name: (self._calm[name], found[name]) for name in names if found[name] > self._calm[name]}
+
+
+async def _awaited(work: Awaitable[None]) -> None:
+    await work
 
 
 class SensorTarget:

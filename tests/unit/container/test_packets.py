@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from hermes.container.messages import MAX_MESSAGE, BrokerRequest, Release, Status, decode_broker_request, encode
-from hermes.container.packets import PacketSocket, ProtocolError, refuse_descriptors
+from hermes.container.packets import PacketSocket, ProtocolError, know_senders, refuse_descriptors
 
 KERNEL = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
 
@@ -195,3 +195,21 @@ def test_descriptors_can_be_refused_by_the_kernel(pipe_end: int) -> None:
             socket.send_fds(ours, [b"x"], [pipe_end])
         ours.send(b"y")
         assert theirs.recv(10) == b"y"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("known", [True, False])
+async def test_what_was_sent_before_senders_were_known_is_nobodys(known: bool) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if known:
+        know_senders(ours)
+    theirs.send(encode(Status()))
+    heard: asyncio.Queue[BrokerRequest | str] = asyncio.Queue()
+    packets = PacketSocket(
+        ours, decode_broker_request, lambda message, _: heard.put_nowait(message), heard.put_nowait, peer=os.getuid()
+    )  # fmt: skip
+    packets.start()
+    nobodys = f"protocol error: user 65534 has the socket of user {os.getuid()}"
+    assert await asyncio.wait_for(heard.get(), 20) == (Status() if known else nobodys)
+    packets.close()
+    theirs.close()

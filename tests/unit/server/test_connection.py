@@ -24,7 +24,7 @@ OVERRIDDEN = {
         "_process_direct_streamlocal_at_openssh_dot_com_open", "_process_tun_at_openssh_dot_com_open", "_packet_handlers",
     ),
     BoundedConnection: (
-        "connection_made", "data_received", "pause_writing", "resume_writing", "send_packet", "_send_deferred_packets",
+        "connection_made", "data_received", "pause_writing", "resume_writing", "_send", "send_packet", "_send_deferred_packets",
         "_choose_alg", "_process_newkeys", "_force_close", "_cleanup", "internal_error",
     ),
     BoundedChannel: ("_accept_data",),

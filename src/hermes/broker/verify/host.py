@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,21 @@ def _descends(pid: int, ancestor: int) -> bool:
     return pid == ancestor
 
 
+def numbers(pids: Iterable[int], init: int) -> dict[int, int]:
+    """The numbers by which an attacker in the box of `init` could mean these processes outside of it: number to pid.
+
+    Those that are another process's there, one of the box's own, are left out.
+    """
+    own = set(pids)
+    inside = {process.inner[-1]: process.pid for process in within(init)} if init else {}
+    found = {}
+    for pid in own:
+        for number in map(int, status_of(pid).get("NSpid", "").split()):
+            if inside.get(number, pid) == pid:
+                found[number] = pid
+    return found
+
+
 def spawners(init: int) -> list[Process]:
     """Processes that stand in the box's mount namespace, but outside of its pid namespace."""
     mounts, pids = namespace(init, "mnt"), namespace(init, "pid")
@@ -93,6 +109,8 @@ class Host:
     canaries: Canaries
     secret_paths: tuple[str, ...] = ()
     """What of the host's file system must not be named in a box."""
+    processes: tuple[int, ...] = field(default_factory=lambda: (os.getpid(), os.getppid()))
+    """Processes of Hermes', besides the spawners."""
     full: bool = False
     """Look at the programs of the host too, which takes longer."""
     before: dict[str, str] = field(default_factory=dict)

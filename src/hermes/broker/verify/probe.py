@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from hermes.broker.policy import Policy
 from hermes.broker.verify.box import ANYBODY, Agent, Argument, NoSuchCall, Target, Untried
-from hermes.broker.verify.host import Host, namespace
+from hermes.broker.verify.host import Host, namespace, numbers, spawners
 from hermes.config.models import ContainerPoolConfig
 from hermes.errors import HermesError
 
@@ -41,6 +41,15 @@ class Attack:
         """The box has process ids of its own, so that a signal to everybody stays in it."""
         init = self.target.box.pid
         return init != 0 and namespace(init, "pid") not in (0, namespace("self", "pid"))
+
+    def outsiders(self) -> dict[int, int]:
+        """Hermes' processes: the numbers by which the box could mean them, and their pids. Untried if there are none."""
+        init = self.target.box.pid
+        pids = {*self.host.processes, *(process.pid for process in spawners(init))} if init else {*self.host.processes}
+        found = numbers(pids, init)
+        if not found:
+            raise Untried("no process outside can be named")
+        return found
 
     def warn(self, text: str) -> None:
         """State what an operator should know, though nothing got through."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hermes.broker import linux, programs
+from hermes.broker.oci import MAX_TERMINALS
 from hermes.broker.verify.canaries import Canaries
 
 _SETTINGS = (
@@ -113,12 +114,23 @@ class Host:
     """Processes of Hermes', besides the spawners."""
     full: bool = False
     """Look at the programs of the host too, which takes longer."""
+    directory: Path = Path("/")
+    """Where boxes' disks lie."""
+    patience: float = 90.0
+    """Seconds that taking down a box may take, whatever it left."""
+    max_terminals: int = MAX_TERMINALS
+    """What one box may have."""
     before: dict[str, str] = field(default_factory=dict)
     _clock: int = -1
 
     def __post_init__(self) -> None:
         self._clock = linux.clock_watch()
         self.before = self.state()
+
+    def disk_free(self) -> int:
+        """Bytes that are free where boxes' disks lie."""
+        found = os.statvfs(self.directory)
+        return found.f_bavail * found.f_frsize
 
     def clock_was_set(self) -> bool:
         """Somebody set the machine's clock since the start."""

@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 
 from hermes import events
+from hermes.broker.verify import probes as probe_modules
+from hermes.broker.verify.probe import ALL as PROBES
 from hermes.cli import app
 from hermes.config.fields import SECTIONS, SETTINGS, Setting
 from hermes.config.models import Settings
@@ -332,7 +334,70 @@ def commands() -> str:
     return "\n".join([*lines, *command_lines(typer.main.get_command(app), "hermes")]) + "\n"
 
 
-DOCUMENTS = {"commands.md": commands, "configuration.md": configuration, "events.md": catalogue, "metrics.md": metrics}
+# ---- hermes verify
+
+VERIFY = """\
+# What `hermes verify` tries
+
+Hermes attacks a box of its own: one of the pool, made as attackers' boxes are, from inside, as root and as an ordinary user. At
+every `hermes up`, before it listens, it runs the quick set; if one attack is not held, it says which and why, and does not
+listen. `hermes verify` runs all of them on demand, also beside a running sensor:
+
+```sh
+hermes verify                           # a line an attack; exit code 1 if one is not held
+hermes verify --json --output report.json
+hermes verify --quick                   # what `hermes up` tries
+```
+
+A small program, the *agent*, is put into the box by the way every session's processes come in. It makes the system calls that
+Hermes asks for, one by one, so that each attack is made from where an attacker stands, whatever the engine and the image. The
+host looks on: at its canaries (sockets and files that anyone on the machine may touch, but no box), the box's processes as they
+are outside, its own settings and clock.
+
+- **held**: the attack was made and nothing got through. **FAILED**: it got through, or it could not be made: nothing is known.
+- No attack harms the machine if it gets through: nothing is stopped, filled, overwritten or starved. What could be, is only
+  opened, asked for with arguments that no kernel accepts, or bounded a little above the limit that should hold.
+- A report is true for the engine, runtime, kernel, image and policy that it names. It cannot find what nobody thought of, and no
+  attack of it is a kernel exploit.
+- A **warning** says what is as configured, or as the engine has it, and still weakens the box: a Docker daemon without
+  `userns-remap`, or `container_pool.security.no_new_privileges` off.
+
+## The report
+
+`--json` prints one object, and `--output` writes the same:
+
+| Field | Meaning |
+| --- | --- |
+| `held` | Every attack was held. |
+| `probes` | A list of objects, in the order in which they ran; see below. |
+| `warnings` | Sentences. |
+| `quick` | Only the quick set was run. |
+| `time`, `seconds` | When it began (UTC), and how long it took. |
+| `hermes`, `engine`, `runtime`, `kernel`, `machine`, `image`, `image_digest` | What it is true for. |
+| `policy` | The same: a SHA-256 of everything that limits a box. |
+
+Each of `probes` has `name`, `held`, `detail` (what held it, or what got through), `group`, `tries` (what was tried), `seconds`.
+"""
+
+
+def probes() -> str:
+    """The reference of `hermes verify`."""
+    lines = [*VERIFY.splitlines(), "", MADE.format(source="src/hermes/broker/verify/probes/")]
+    for group, name in dict.fromkeys((it.group, it.group.capitalize()) for it in PROBES.values()):
+        doc = " ".join((sys.modules[f"{probe_modules.__name__}.{group}"].__doc__ or "").split())
+        own = [it for it in PROBES.values() if it.group == group]
+        rows = [(f"`{it.name}`", "quick" if it.quick else "full", cell(it.tries)) for it in own]
+        lines += ["", f"## {name}", "", doc, "", *table(("Attack", "Set", "What is tried"), *rows)]
+    return "\n".join(lines) + "\n"
+
+
+DOCUMENTS = {
+    "commands.md": commands,
+    "configuration.md": configuration,
+    "events.md": catalogue,
+    "metrics.md": metrics,
+    "verify.md": probes,
+}
 
 
 def main() -> int:

@@ -103,6 +103,13 @@ def _place(root: Path) -> Iterator[Path]:
     raise MachineError(f"{PLACES} runs of `hermes verify` are under way on {root}")
 
 
+def _kept(own: Settings) -> Path:
+    """Where what boxes leave is kept, until the end."""
+    directory = own.data_dir / "stopped"
+    directory.mkdir(mode=0o700)
+    return directory
+
+
 async def _until_stopped(work: Coroutine[Any, Any, Report]) -> Report:
     """Do the work; Interrupted on SIGTERM, SIGINT or SIGHUP, once all is cleaned up."""
     stop = asyncio.Event()
@@ -154,7 +161,7 @@ async def _run(
                 config,
                 image_digest=gate.digest_of(settings),
                 secret_paths=gate.secret_paths(own),
-                quick=quick,
+                keep=None if quick else _kept(own),
                 progress=progress,
             )
         finally:

@@ -112,6 +112,13 @@ class Agent:
         data = answer[agent.ANSWER.size :]
         return Reply(value, count, tuple(data[start : start + size] for start, size in places))
 
+    async def send(self, name: str, *arguments: Argument, repeat: int = 1) -> None:
+        """Ask for a call and do not wait for its end. The agent is of no use for anything else then."""
+        number, stdin = number_of(name), self._process.stdin
+        if number is None or stdin is None:
+            raise Untried(f"{name} cannot be asked for")
+        await write_fd(stdin, _encoded(number, arguments, repeat=repeat)[0])
+
     async def batch(self, *calls: tuple[Argument, ...]) -> list[Reply]:
         """Make many calls (number or name, then arguments without `Out`) in one go, for what would take long one by one."""
         message = bytearray()

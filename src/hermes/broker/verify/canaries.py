@@ -82,6 +82,13 @@ class Canaries:
         """A file that everyone on the host may read."""
         return self.directory / "file"
 
+    @property
+    def names(self) -> frozenset[str]:
+        """What there is in the directory."""
+        return frozenset(
+            {"file", *(Path(one.address).name for one in self.sockets if one.family == socket.AF_UNIX and one.port >= 0)}
+        )
+
     def touched(self) -> list[str]:
         """The names of the sockets that the token came to. Connections without it are somebody else's."""
         return sorted({canary.name for canary in self.sockets if self._got(canary)})

@@ -29,7 +29,6 @@ async def before_listening(
         settings.container_pool,
         image_digest=digest_of(settings),
         secret_paths=secret_paths(settings),
-        quick=True,
     )
     for warning in found.warnings:
         log.warning(warning)

@@ -7,11 +7,13 @@ import hashlib
 import os
 import re
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hermes.broker import linux, programs
+from hermes.broker.oci import MAX_TERMINALS
 from hermes.broker.verify.canaries import Canaries
 
 _SETTINGS = (
@@ -76,6 +78,21 @@ def _descends(pid: int, ancestor: int) -> bool:
     return pid == ancestor
 
 
+def numbers(pids: Iterable[int], init: int) -> dict[int, int]:
+    """The numbers by which an attacker in the box of `init` could mean these processes outside of it: number to pid.
+
+    Those that are another process's there, one of the box's own, are left out.
+    """
+    own = set(pids)
+    inside = {process.inner[-1]: process.pid for process in within(init)} if init else {}
+    found = {}
+    for pid in own:
+        for number in map(int, status_of(pid).get("NSpid", "").split()):
+            if inside.get(number, pid) == pid:
+                found[number] = pid
+    return found
+
+
 def spawners(init: int) -> list[Process]:
     """Processes that stand in the box's mount namespace, but outside of its pid namespace."""
     mounts, pids = namespace(init, "mnt"), namespace(init, "pid")
@@ -93,14 +110,27 @@ class Host:
     canaries: Canaries
     secret_paths: tuple[str, ...] = ()
     """What of the host's file system must not be named in a box."""
+    processes: tuple[int, ...] = field(default_factory=lambda: (os.getpid(), os.getppid()))
+    """Processes of Hermes', besides the spawners."""
     full: bool = False
     """Look at the programs of the host too, which takes longer."""
+    directory: Path = Path("/")
+    """Where boxes' disks lie."""
+    patience: float = 90.0
+    """Seconds that taking down a box may take, whatever it left."""
+    max_terminals: int = MAX_TERMINALS
+    """What one box may have."""
     before: dict[str, str] = field(default_factory=dict)
     _clock: int = -1
 
     def __post_init__(self) -> None:
         self._clock = linux.clock_watch()
         self.before = self.state()
+
+    def disk_free(self) -> int:
+        """Bytes that are free where boxes' disks lie."""
+        found = os.statvfs(self.directory)
+        return found.f_bavail * found.f_frsize
 
     def clock_was_set(self) -> bool:
         """Somebody set the machine's clock since the start."""

@@ -4,13 +4,16 @@ A probe returns a line that says what held. It raises Breach when something got 
 could not be made, which counts as a failure too: no probe holds because nothing was tried.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 from hermes.broker.policy import Policy
 from hermes.broker.verify.box import ANYBODY, Agent, Argument, NoSuchCall, Target, Untried
-from hermes.broker.verify.host import Host, namespace
+from hermes.broker.verify.host import Host, namespace, numbers, spawners
 from hermes.config.models import ContainerPoolConfig
 from hermes.errors import HermesError
 
@@ -32,8 +35,10 @@ class Attack:
     host: Host
     config: ContainerPoolConfig
     policy: Policy
-    another: "Callable[[], Awaitable[Target]] | None" = None
-    """Gives another box of the same pool. None in the quick set."""
+    boxes: Callable[[], AbstractAsyncContextManager[Target]] | None = None
+    """Gives another box of the same pool, for a while. None in the quick set."""
+    take_down: Callable[[Target], Awaitable[Path]] | None = None
+    """Ends a box and keeps what changed in it; returns where. None in the quick set."""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -41,6 +46,31 @@ class Attack:
         """The box has process ids of its own, so that a signal to everybody stays in it."""
         init = self.target.box.pid
         return init != 0 and namespace(init, "pid") not in (0, namespace("self", "pid"))
+
+    def another(self) -> AbstractAsyncContextManager[Target]:
+        """Another box of the same pool, for what would spoil the first."""
+        if self.boxes is None:
+            raise Untried("there is no other box")
+        return self.boxes()
+
+    async def kept(self, target: Target) -> Path:
+        """End a box, keep what changed in it, and return where; Breach if that hangs."""
+        if self.take_down is None:
+            raise Untried("there is nowhere to keep anything")
+        try:
+            async with asyncio.timeout(self.host.patience):
+                return await self.take_down(target)
+        except TimeoutError:
+            raise Breach(f"the host hangs on what the box left ({self.host.patience:g} s)") from None
+
+    def outsiders(self) -> dict[int, int]:
+        """Hermes' processes: the numbers by which the box could mean them, and their pids. Untried if there are none."""
+        init = self.target.box.pid
+        pids = {*self.host.processes, *(process.pid for process in spawners(init))} if init else {*self.host.processes}
+        found = numbers(pids, init)
+        if not found:
+            raise Untried("no process outside can be named")
+        return found
 
     def warn(self, text: str) -> None:
         """State what an operator should know, though nothing got through."""

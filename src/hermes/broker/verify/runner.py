@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import functools
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from pathlib import Path
 
 from hermes.broker.engines.base import Engine
 from hermes.broker.policy import Policy
@@ -101,15 +104,20 @@ async def verify(
     *,
     image_digest: str,
     secret_paths: Iterable[str],
-    quick: bool,
+    keep: Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Attack boxes of a warm pool and report."""
+    """Attack boxes of a warm pool and report. With `keep`, a directory of root's, everything is tried; else the quick set."""
+    quick = keep is None
     began = time.time()
     policy = Policy(config.security, config.limits)
     with observed(secret_paths, full=not quick) as host:
+        host.directory = keep or host.directory
         async with borrowed(pool) as target:
             attack = Attack(target, host, config, policy)
+            if keep is not None:
+                attack.boxes = lambda: borrowed(pool, f"{SESSION}-{secrets.token_hex(4)}")
+                attack.take_down = functools.partial(_take_down, engine, keep)
             verdicts = await run(chosen(quick=quick), attack, progress)
     return report.make(
         verdicts,
@@ -122,6 +130,12 @@ async def verify(
         policy=policy,
         warnings=attack.warnings,
     )
+
+
+async def _take_down(engine: Engine, directory: Path, target: Target) -> Path:
+    place = directory / target.box.id
+    await engine.destroy(target.box, keep=place)
+    return place
 
 
 def require(found: Report) -> None:

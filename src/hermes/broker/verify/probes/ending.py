@@ -2,6 +2,7 @@
 
 from hermes.broker.verify.host import interfaces, spawners
 from hermes.broker.verify.probe import Attack, Breach, probe
+from hermes.errors import EngineError
 
 
 @probe("host-unchanged", quick=True)
@@ -30,7 +31,10 @@ async def spawner_alive(it: Attack) -> str:
     before = {process.pid for process in spawners(it.target.box.pid)} if it.target.box.pid else set()
     async with it.target.own() as own:
         await own.call("kill", -1, 9 if it.may_kill_all else 0)
-    ran = await it.target.run(b"sh", b"-c", b"echo alive")
+    try:
+        ran = await it.target.run(b"sh", b"-c", b"echo alive")
+    except EngineError as error:
+        raise Breach(f"the spawner was killed from inside: {error}") from None
     after = {process.pid for process in spawners(it.target.box.pid)} if it.target.box.pid else set()
     if b"alive" not in ran.stdout or not before <= after:
         raise Breach("the spawner was killed from inside")

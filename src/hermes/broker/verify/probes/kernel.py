@@ -28,8 +28,8 @@ async def kernel_modules(it: Attack) -> str:
 
 @probe("kexec", quick=True)
 async def kexec(it: Attack) -> str:
-    """Load another kernel: with no segments and no files, which loads nothing where it is allowed."""
-    return await it.all_refused(("kexec_load", 0, 0, 0, 0xFFFF0000), ("kexec_file_load", -1, -1, 0, 0, 0))
+    """Load another kernel: for no architecture there is, without segments or files, which does nothing where it is allowed."""
+    return await it.all_refused(("kexec_load", 0, 0, 0, 0xFFFFFFFF), ("kexec_file_load", -1, -1, 0, 0, 0))
 
 
 @probe("reboot", quick=True)
@@ -78,11 +78,11 @@ async def userfaultfd(it: Attack) -> str:
 @probe("keyrings", quick=True)
 async def keyrings(it: Attack) -> str:
     """Use the kernel's keyrings, which no namespace keeps apart for root."""
-    session, get_keyring = -3, 0
+    thread, get_keyring = -1, 0  # a keyring that goes with the agent
     return await it.all_refused(
-        ("add_key", "user", "hermes-verify", b"canary", 6, session),
-        ("request_key", "user", "hermes-verify", 0, session),
-        ("keyctl", get_keyring, session, 1, 0, 0),
+        ("add_key", "user", "hermes-verify", b"canary", 6, thread),
+        ("request_key", "user", "hermes-verify", 0, thread),
+        ("keyctl", get_keyring, thread, 1, 0, 0),
     )
 
 

@@ -10,7 +10,7 @@ from hermes.broker.verify.probe import AT_FDCWD, USERS, Attack, Breach, probe
 MS_REMOUNT, MS_BIND, MS_MOVE, MS_SHARED = 32, 4096, 8192, 1 << 20
 AT_EMPTY_PATH, AT_RECURSIVE, OPEN_TREE_CLONE = 0x1000, 0x8000, 1
 MOVE_MOUNT_F_EMPTY_PATH = 4
-PLACE = "/tmp"
+PLACE = "/dev/shm"
 
 
 async def _unseen(it: Attack, what: str) -> str:
@@ -34,7 +34,7 @@ async def mount_bind(it: Attack) -> str:
     """Bind a directory elsewhere, move a mount, remount one writable, change how mounts propagate."""
     calls = (
         ("mount", "/etc", PLACE, "", MS_BIND, 0),
-        ("mount", "/dev/shm", PLACE, "", MS_MOVE, 0),
+        ("mount", "/dev/mqueue", PLACE, "", MS_MOVE, 0),
         ("mount", "none", "/dev/shm", "", MS_REMOUNT | MS_BIND, 0),
         ("mount", "none", "/dev/shm", "", MS_REMOUNT, "size=1g"),
         ("mount", "none", "/", "", MS_SHARED | MS_REC, 0),
@@ -63,7 +63,7 @@ async def open_tree(it: Attack) -> str:
         ("open_tree", AT_FDCWD, "/", OPEN_TREE_CLONE | AT_RECURSIVE),
         ("open_tree_attr", AT_FDCWD, "/", OPEN_TREE_CLONE, attributes, len(attributes)),
         ("mount_setattr", AT_FDCWD, "/dev/shm", 0, attributes, len(attributes)),
-        ("move_mount", AT_FDCWD, "/dev/shm", AT_FDCWD, PLACE, 0),
+        ("move_mount", AT_FDCWD, "/dev/mqueue", AT_FDCWD, PLACE, 0),
         ("move_mount", 0, "", AT_FDCWD, PLACE, MOVE_MOUNT_F_EMPTY_PATH),
     )
 
@@ -76,8 +76,8 @@ async def umount(it: Attack) -> str:
 
 @probe("pivot-root", quick=True)
 async def pivot_root(it: Attack) -> str:
-    """Change the root of all processes with pivot_root."""
-    return await it.refused("pivot_root", "/dev/shm", "/dev/shm")
+    """Change the root of all processes with pivot_root, to where it says EINVAL if it is allowed at all."""
+    return await it.refused("pivot_root", PLACE, "/etc")
 
 
 @probe("file-handles", quick=True)

@@ -7,12 +7,15 @@ import struct
 from hermes.broker.linux import CAPABILITIES, capability_mask
 from hermes.broker.policy import CORE_LIMIT
 from hermes.broker.verify.box import ANYBODY, SCRATCH, Agent, Out, Untried
-from hermes.broker.verify.host import limits_of, spawners, status_of, within
+from hermes.broker.verify.host import limits_of, status_of, within
 from hermes.broker.verify.probe import AT_FDCWD, USERS, Attack, Breach, probe
 
 STATX_BASIC_STATS, STATX_MNT_ID = 0x7FF, 0x1000
-PTRACE_ATTACH, PTRACE_DETACH, PTRACE_SEIZE = 16, 17, 0x4206
+PTRACE_SEIZE = 0x4206
 PR_CAPBSET_READ, PR_GET_NO_NEW_PRIVS, PR_GET_SECCOMP, PR_CAP_AMBIENT = 23, 39, 21, 47
+
+_CAPABILITIES = struct.pack("<Ii", 0x20080522, 0)
+"""capget's and capset's header: version 3, for the caller itself."""
 
 
 async def outside(it: Attack, agent: Agent) -> int:
@@ -35,7 +38,7 @@ async def capabilities(it: Attack) -> str:
     allowed = capability_mask(it.policy.security.capabilities)
     for user in USERS:
         one = await it.agent(user)
-        reply = await one.call("capget", struct.pack("<Ii", 0x20080522, 0), Out(24))
+        reply = await one.call("capget", _CAPABILITIES, Out(24))
         words = struct.unpack("<6I", reply.out[0])
         held = words[0] | words[1] | (words[3] | words[4]) << 32
         asked = await one.batch(*(("prctl", PR_CAPBSET_READ, number) for number in range(64)))
@@ -54,16 +57,19 @@ async def capabilities(it: Attack) -> str:
 @probe("gain-capabilities", quick=True)
 async def gain_capabilities(it: Attack) -> str:
     """Take up every capability: by capset, as ambient ones, by becoming root again."""
-    every = 0xFFFFFFFF
+    forbidden = [number for number in range(41) if not capability_mask(it.policy.security.capabilities) >> number & 1]
     for user in USERS:
         async with it.target.own(user) as own:
-            wanted = struct.pack("<6I", every, every, every, every, every, every)
-            reply = await own.call("capset", struct.pack("<Ii", 0x20080522, 0), wanted)
-            if reply.ok:
-                raise Breach(f"{user} can take up every capability")
-            raised = await own.batch(*(("prctl", PR_CAP_AMBIENT, 2, number, 0, 0) for number in range(41)))
-            if mask := sum(reply.ok << number for number, reply in enumerate(raised)):
-                raise Breach(f"{user} can hand on {names(mask)} as ambient capabilities")
+            reply = await own.call("capget", _CAPABILITIES, Out(24))
+            held = struct.unpack("<6I", reply.out[0])
+            for number in forbidden:
+                low, high = (1 << number) & 0xFFFFFFFF, 1 << number >> 32
+                wanted = struct.pack("<6I", *(word | (low if place < 3 else high) for place, word in enumerate(held)))
+                if (await own.call("capset", _CAPABILITIES, wanted)).ok:
+                    raise Breach(f"{user} can take up {names(1 << number)}")
+            raised = await own.batch(*(("prctl", PR_CAP_AMBIENT, 2, number, 0, 0) for number in forbidden))
+            if gained := sum(reply.ok << number for number, reply in zip(forbidden, raised, strict=True)):
+                raise Breach(f"{user} can hand on {names(gained)} as ambient capabilities")
             if user == ANYBODY:
                 for call, *ids in (("setuid", 0), ("setresuid", 0, 0, 0), ("setgid", 0), ("setgroups", 0, 0)):
                     if (await own.call(str(call), *map(int, ids))).ok:
@@ -113,12 +119,12 @@ async def setuid_file(it: Attack) -> str:
     copied = await it.target.run(b"sh", b"-c", b'cp "$0" /tmp/.suid && chmod 4755 /tmp/.suid', program.encode())
     if copied.exit.status != 0:
         raise Untried(f"no setuid program can be made: {copied.text}")
-    every = struct.pack("<5I", 0x02000001, 0xFFFFFFFF, 0, 0xFFFFFFFF, 0)
-    await root.call("setxattr", "/tmp/.suid", "security.capability", every, len(every), 0)
+    sys_admin = struct.pack("<5I", 0x02000001, 1 << CAPABILITIES.index("SYS_ADMIN"), 0, 0, 0)
+    await root.call("setxattr", "/tmp/.suid", "security.capability", sys_admin, len(sys_admin), 0)
     process = Agent(await it.target.spawn(b"/tmp/.suid", user=ANYBODY), ANYBODY)
     try:
         uid = (await process.call("geteuid")).value
-        reply = await process.call("capget", struct.pack("<Ii", 0x20080522, 0), Out(24))
+        reply = await process.call("capget", _CAPABILITIES, Out(24))
         held = struct.unpack("<6I", reply.out[0])[0]
         pid = await outside(it, process)
         real = int(status_of(pid)["Uid"].split()[1]) if pid else -1
@@ -149,57 +155,47 @@ async def seccomp(it: Attack) -> str:
 
 @probe("ptrace", quick=True)
 async def ptrace(it: Attack) -> str:
-    """Trace processes outside of the box: the one that started the agent, Hermes itself, the host's init, each by its number."""
-    targets = {os.getpid(), os.getppid(), 1}
-    if it.target.box.pid:
-        targets |= {process.pid for process in spawners(it.target.box.pid)}
-    inside = {process.inner[-1] for process in within(it.target.box.pid)} if it.target.box.pid else {1}
+    """Trace processes outside of the box, each by its number: Hermes itself, what started the agent, the agent's parent."""
+    outsiders = it.outsiders()
     for user in USERS:
         async with it.target.own(user) as own:
             parent = (await own.call("getppid")).value
-            for pid in sorted({parent, *targets} - inside - {0}):
-                reply = await own.call("ptrace", PTRACE_SEIZE, pid, 0, 0)
-                if reply.ok:
-                    raise Breach(f"{user} can trace process {pid} outside of the box")
-    traced = [pid for pid in targets if status_of(pid).get("TracerPid", "0") != "0" and pid in _ours(it)]
-    if traced:
+            for number in sorted({parent, *outsiders} - {0}):
+                if (await own.call("ptrace", PTRACE_SEIZE, number, 0, 0)).ok:
+                    raise Breach(f"{user} can trace process {number} outside of the box")
+    if traced := [pid for pid in outsiders.values() if status_of(pid).get("TracerPid", "0") != "0"]:
         raise Breach(f"processes {traced} are traced")
-    return f"none of {len(targets)} processes outside can be traced"
-
-
-def _ours(it: Attack) -> set[int]:
-    return {process.pid for process in spawners(it.target.box.pid)} if it.target.box.pid else set()
+    return f"none of {len(outsiders)} processes outside can be traced"
 
 
 @probe("foreign-memory", quick=True)
 async def foreign_memory(it: Attack) -> str:
-    """Write another process's memory with process_vm_writev and process_madvise, and read that of processes outside."""
-    lines = [await it.all_refused(("process_vm_writev", 1, 0, 0, 0, 0, 0), ("process_madvise", -1, 0, 0, 0, 0))]
-    inside = {process.inner[-1] for process in within(it.target.box.pid)} if it.target.box.pid else {1}
+    """Read and write the memory of processes outside, through /proc and by system calls, and write any other process's."""
+    outsiders = it.outsiders()
     for user in USERS:
         one = await it.agent(user)
-        for pid in {os.getpid(), os.getppid(), *_ours(it)} - inside:
+        for number in outsiders:
             vectors = struct.pack("<4Q", SCRATCH + 64, 8, 0x400000, 8)
-            reply = await one.call("process_vm_readv", pid, SCRATCH, 1, SCRATCH + 16, 1, 0, scratch=vectors)
+            reply = await one.call("process_vm_readv", number, SCRATCH, 1, SCRATCH + 16, 1, 0, scratch=vectors)
             if reply.ok or reply.error == "EFAULT":
-                raise Breach(f"{user} can read the memory of process {pid} outside of the box")
-            await it.unopened(f"/proc/{pid}/mem", f"/proc/{pid}/environ", f"/proc/{pid}/maps", flags=os.O_RDONLY, users=(user,))
-    return "; ".join(lines)
+                raise Breach(f"{user} can read the memory of process {number} outside of the box")
+        paths = [f"/proc/{number}/{name}" for number in outsiders for name in ("mem", "environ", "maps", "fd/0", "root")]
+        await it.unopened(*paths, flags=os.O_RDONLY, users=(user,))
+    return await it.all_refused(("process_vm_writev", 1, 0, 0, 0, 0, 0), ("process_madvise", -1, 0, 0, 0, 0))
 
 
 @probe("signals", quick=True)
 async def signals(it: Attack) -> str:
-    """Signal processes outside of the box: the spawner, Hermes, the host's init (with signal 0, which harms nobody)."""
-    inside = {process.inner[-1] for process in within(it.target.box.pid)} if it.target.box.pid else {1}
-    targets = {os.getpid(), os.getppid(), *_ours(it)} - inside
+    """Signal processes outside of the box: Hermes itself, and what started the agent (with signal 0, which harms nobody)."""
+    outsiders = it.outsiders()
     for user in USERS:
         one = await it.agent(user)
-        for pid in targets:
+        for number in outsiders:
             for call, *rest in (("kill", 0), ("pidfd_open", 0), ("tkill", 0)):
-                reply = await one.call(str(call), pid, *map(int, rest))
+                reply = await one.call(str(call), number, *map(int, rest))
                 if reply.error != "ESRCH":
-                    raise Breach(f"{user} finds process {pid}, which is outside of the box, by {call} ({reply.error})")
-    return f"none of {len(targets)} processes outside is found"
+                    raise Breach(f"{user} finds process {number}, which is outside of the box, by {call} ({reply.error})")
+    return f"none of {len(outsiders)} processes outside is found"
 
 
 @probe("priority", quick=True)

@@ -95,20 +95,22 @@ async def host_paths(it: Attack) -> str:
 
 @probe("processes", quick=True)
 async def processes(it: Attack) -> str:
-    """See processes that are not the box's: in /proc, and by asking for each number there could be."""
-    ran = await it.target.run(b"sh", b"-c", b"for d in /proc/[0-9]*; do echo ${d#/proc/}; done")
-    seen = {int(word) for word in ran.stdout.split() if word.isdigit()}
-    if not seen:
-        raise Untried(f"/proc cannot be listed: {ran.text}")
+    """See processes that are not the box's own in /proc."""
+    seen = await _listed(it)
     if not it.target.box.pid:
         return f"{len(seen)} processes are seen"
     own = namespace(it.target.box.pid, "pid")
-    one = await it.agent()
     known = {process.inner[-1] for process in within(it.target.box.pid) if namespace(process.pid, "pid") == own}
-    gone = {pid for pid in seen - known if not (await one.call("kill", pid, 0)).ok}
-    if strange := seen - known - gone:
+    if strange := (seen - known) & await _listed(it):
         raise Breach(f"processes {sorted(strange)[:5]} are seen, which are not the box's")
     return f"{len(seen)} processes are seen, all the box's own"
+
+
+async def _listed(it: Attack) -> set[int]:
+    ran = await it.target.run(b"sh", b"-c", b"for d in /proc/[0-9]*; do echo ${d#/proc/}; done")
+    if not (seen := {int(word) for word in ran.stdout.split() if word.isdigit()}):
+        raise Untried(f"/proc cannot be listed: {ran.text}")
+    return seen
 
 
 @probe("spawner", quick=True)

@@ -8,7 +8,8 @@ import ast
 from collections.abc import Iterator
 
 from hermes.config.fields import SECTIONS, SETTINGS
-from hermes.config.models import Section, Settings
+from hermes.config.models import Settings
+from hermes.config.section import Section
 from tests.unit.source import modules, room, tree
 
 CLASSES: dict[str, type[Section]] = {it.__name__: it for it in SECTIONS.values()} | {"Settings": Settings}

@@ -98,11 +98,7 @@ def reference(name: str) -> str:
 # ---- references
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("name", ["commands.md", "configuration.md", "events.md", "metrics.md"])
-=======
-@pytest.mark.parametrize("name", ["commands.md", "configuration.md", "events.md", "verify.md"])
->>>>>>> d894833 (Show that every attack finds the hole it is meant for, in boxes weakened on purpose)
+@pytest.mark.parametrize("name", ["commands.md", "configuration.md", "events.md", "metrics.md", "verify.md"])
 def test_references_are_up_to_date(name: str) -> None:
     assert reference(name) == generator().DOCUMENTS[name](), "run scripts/gen_docs.py"
 
@@ -118,11 +114,7 @@ def test_the_script_says_what_is_not_up_to_date(tmp_path: Path) -> None:
     stale = run("--check")
     assert (stale.returncode, stale.stderr) == (
         1,
-<<<<<<< HEAD
-        "not up to date: commands.md, configuration.md, events.md, metrics.md; run scripts/gen_docs.py\n",
-=======
-        "not up to date: commands.md, configuration.md, events.md, verify.md; run scripts/gen_docs.py\n",
->>>>>>> d894833 (Show that every attack finds the hole it is meant for, in boxes weakened on purpose)
+        "not up to date: commands.md, configuration.md, events.md, metrics.md, verify.md; run scripts/gen_docs.py\n",
     )
     assert not (tmp_path / "docs").exists()
     assert run().returncode == 0

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from pydantic.fields import FieldInfo
 
-from hermes.config.models import Section, Settings
+from hermes.config.models import Settings
+from hermes.config.section import Section
 from hermes.config.values import MAX_SECONDS, MAX_SIZE, Means, format_duration, format_size, parse_duration, parse_size
 
 ENV_PREFIX = "HERMES_"

@@ -1,13 +1,12 @@
 """Every setting there is: its name, type, limits, default and meaning. `docs/reference/configuration.md` is made from this."""
 
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field
 
+from hermes.config.section import Conflict, Section, repeated
 from hermes.config.values import (
     Address,
     Bytes,
@@ -33,43 +32,6 @@ DEFAULT_CAPABILITIES = (
     "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT",
     "AUDIT_WRITE", "NET_RAW",
 )  # fmt: skip
-
-
-class Section(BaseModel):
-    """A group of settings. Two sections with the same values are equal; none can be changed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if conflicts := list(self.conflicts()):
-            raise ValidationError.from_exception_data(
-                type(self).__name__,
-                [
-                    InitErrorDetails(
-                        type=PydanticCustomError("conflict", "{reason}", {"reason": it.reason, "keys": it.keys}),
-                        loc=(),
-                        input=None,
-                    )
-                    for it in conflicts
-                ],
-            )
-        return self
-
-    def conflicts(self) -> "Iterable[Conflict]":
-        """What cannot be meant, though each value is right by itself."""
-        return ()
-
-
-class Conflict(NamedTuple):
-    """Settings that exclude each other: the dotted `keys`, the one to change first, and why."""
-
-    keys: tuple[str, ...]
-    reason: str
-
-
-def _repeated(values: Iterable[str]) -> list[str]:
-    return [value for value, count in Counter(values).items() if count > 1]
 
 
 class SensorConfig(Section):
@@ -187,7 +149,7 @@ class ServerConfig(Section):
     def conflicts(self) -> Iterable[Conflict]:
         key = ("server.addresses", "server.port")
         endpoints = self.endpoints
-        for twice in _repeated(f"{host} port {port}" for host, port in endpoints):
+        for twice in repeated(f"{host} port {port}" for host, port in endpoints):
             yield Conflict(key, f"{twice} is there more than once")
         for host, port in dict.fromkeys(endpoints):
             everywhere = "::" if ":" in host else "0.0.0.0"
@@ -215,7 +177,7 @@ class AuthenticationConfig(Section):
     """Source addresses whose failures and verdicts are remembered; the least recently seen are forgotten first."""
 
     def conflicts(self) -> Iterable[Conflict]:
-        for twice in _repeated(self.methods):
+        for twice in repeated(self.methods):
             yield Conflict(("authentication.methods",), f"{twice} is there more than once")
         if not {"password", "keyboard-interactive"} & set(self.methods):
             for name, value in (

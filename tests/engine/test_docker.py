@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes.broker.engines import docker as docker_module
+from hermes.broker.engines import docker_daemon
 from hermes.broker.engines.base import Box
 from hermes.broker.engines.docker import DockerEngine
 from hermes.broker.engines.docker_container import connect
@@ -343,7 +344,7 @@ async def test_a_daemon_that_hangs(
     engine = make(image, host=daemon.host, entry="api", create_timeout=1)
     await engine.start()
     box = await engine.create(new_id())
-    monkeypatch.setattr(docker_module, "CALL_TIMEOUT", 1.0)
+    monkeypatch.setattr(docker_daemon, "CALL_TIMEOUT", 1.0)
     assert daemon.process is not None
     daemon.process.send_signal(signal.SIGSTOP)
     try:

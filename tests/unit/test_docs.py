@@ -42,6 +42,7 @@ TESTED_BY = {
     "hermes.store.database": "unit/store/test_journal.py",
     "hermes.broker.__main__": "e2e/test_main_job.py",
     "hermes.cli": "unit/test_main.py",
+    "hermes.config.section": "unit/config/test_models.py",
     "hermes.cli.up": "e2e/test_bad_days.py",
     "hermes.server.connection": "front/test_connections.py",
     "hermes.server.bounds": "front/test_hostile_clients.py",

@@ -9,8 +9,8 @@ import json
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Collection
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,19 +24,17 @@ from hermes.broker.engines.base import Box
 from hermes.broker.engines.docker_container import (
     BOX_LABEL,
     INSTANCE_LABEL,
-    connect,
     container_config,
     name_of,
     occupied_tmp,
     pidfd_of,
 )
-from hermes.broker.engines.docker_daemon import can_limit_disk, is_here, require_version, warnings
+from hermes.broker.engines.docker_daemon import Daemon, can_limit_disk, is_here, require_version, warnings
 from hermes.broker.engines.docker_disk import DiskWatch, upper_directory
 from hermes.broker.engines.docker_exec import DockerExecServer
 from hermes.broker.engines.docker_image import ready_image
 from hermes.broker.engines.docker_runtime import is_gvisor
 from hermes.broker.engines.docker_stream import FAULTS
-from hermes.broker.engines.exec_server import one_line
 from hermes.broker.forensics import budget
 from hermes.broker.gauges import Gauge
 from hermes.broker.image import Image
@@ -50,8 +48,6 @@ from hermes.tasks import TaskOwner
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-CALL_TIMEOUT = 30.0
-"""Seconds the daemon has to answer anything but the creation of a container."""
 REMOVERS = 8
 """Containers removed at the same time."""
 _RETRIES = (0.5, 15.0)
@@ -92,7 +88,8 @@ class DockerEngine:
         self._policy = Policy(config.security, config.limits)
         self._reference = ""
         self._gvisor = False
-        self._client: Docker | None = None
+        self._daemon = Daemon(config.docker.host)
+        self._asking = self._daemon.asking
         self._zygote = Zygote()
         self._cells: dict[str, _Cell] = {}
         self._tasks = TaskOwner("docker")
@@ -165,11 +162,7 @@ class DockerEngine:
             self._cells.clear()
             await self._tasks.close()
             await self._zygote.close()
-            if self._client is not None:
-                client, self._client = self._client, None
-                await client.close()
-                await client.connector.close()
-                await asyncio.sleep(0)  # transports close in the loop's next turn
+            await self._daemon.close()
 
     async def list_owned(self) -> list[str]:
         """Ids of all boxes of this instance that exist, running or not."""
@@ -411,30 +404,12 @@ class DockerEngine:
 
     @property
     def _docker(self) -> Docker:
-        if self._client is None:
-            self._client = connect(self._config.docker.host)
-        return self._client
+        return self._daemon.docker
 
     def _cell(self, box: Box) -> _Cell:
         if (cell := self._cells.get(box.id)) is None:
             raise EngineError(f"docker: container {box.id} is gone")
         return cell
-
-    @asynccontextmanager
-    async def _asking(self, what: str, timeout: float = 0.0) -> AsyncIterator[None]:
-        timeout = timeout or CALL_TIMEOUT
-        try:
-            async with asyncio.timeout(timeout):
-                yield
-        except TimeoutError as error:
-            raise EngineError(f"docker: cannot {what}: no answer in {timeout:g} s") from error
-        except FAULTS as error:
-            if isinstance(error, DockerError) and error.status != 900:
-                raise EngineError(f"docker: cannot {what}: {one_line(error)}") from error
-            host = self._config.docker.host
-            raise EngineError(
-                f"docker: cannot {what}: {host} does not answer; is dockerd running? (systemctl start docker)"
-            ) from error
 
 
 async def _caught(work: Awaitable[T]) -> "T | EngineError":

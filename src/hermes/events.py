@@ -151,6 +151,13 @@ class SessionClosed(Event, frozen=True, kw_only=True, tag="session.closed"):
     bytes_out: int
 
 
+class SessionRecovered(Event, frozen=True, kw_only=True, tag="session.recovered"):
+    """A session was found in the recordings that a killed front had not come to state; what the recordings tell of it follows, as
+    events of the usual kinds, with the time of now."""
+
+    channels: int
+
+
 class SessionTimeout(Event, frozen=True, kw_only=True, tag="session.timeout"):
     """A time limit was reached; the connection is being closed. `limit`: `login`, `idle` or `session`."""
 

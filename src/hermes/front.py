@@ -29,6 +29,7 @@ from hermes.container import BrokerEvent, ContainerPool, ControlSocket, Report
 from hermes.container.messages import Peer, Reload
 from hermes.errors import AllocationError, EngineError, HermesError, JournalError, MachineError, RecordingError, SpawnError
 from hermes.evidence import Keeper
+from hermes.evidence.recovery import unstated
 from hermes.metrics import Endpoint, Metrics, Watch
 from hermes.recording import Quota, SessionRecorder
 from hermes.server.hostkeys import load_or_make
@@ -97,6 +98,8 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
     )  # fmt: skip
     journal.open()
     try:
+        for fact in await asyncio.to_thread(unstated, settings.journal_path, settings.recordings_dir):
+            journal.emit(fact)
         async with TaskOwner("front-process") as tasks:
             patience = settings.container_pool.allocation_timeout
             pool = ContainerPool(on_event=lambda event: _state(journal, event), patience=patience)

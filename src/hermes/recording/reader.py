@@ -100,6 +100,11 @@ def find_session(root: Path, prefix: str) -> str:
     raise RecordingUnavailable(f"no recorded session begins with {prefix!r} in {root}")
 
 
+def session_ids(root: Path, *, days: int) -> set[str]:
+    """Return the ids of all sessions recorded on the last so many days on which there are any."""
+    return {name for day in _days(root)[:days] for name in _names(day) if is_session_id(name)}
+
+
 def channels(root: Path, session_id: str) -> list[ChannelRecording]:
     """Return the recordings of a session in the order in which they began; of an unknown session, none."""
     if not is_session_id(session_id):

@@ -1,7 +1,8 @@
 """Reading the journal, while a sensor writes it or when none runs. Nothing here can change it."""
 
+import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import reduce
@@ -149,6 +150,19 @@ class JournalReader:
                 several = ", ".join(row[0] for row in rows[:2]) + (", …" if len(rows) > 2 else "")
                 raise JournalError(f"several sessions have an id like {_named(session_id)}: {several}")
             return _session(rows[0], self._commands(rows[0][0], -1))
+
+    def last_time(self) -> datetime | None:
+        """Return when the last event was stated; None for a journal without any."""
+        with self._snapshot() as db:
+            row = db.execute("SELECT time FROM events ORDER BY id DESC LIMIT 1").fetchone()
+            return None if row is None else _moment(row[0])
+
+    def unknown(self, session_ids: Collection[str]) -> set[str]:
+        """Return those of the ids that no session of the journal has."""
+        with self._snapshot() as db:
+            wanted = json.dumps(list(session_ids))
+            known = db.execute("SELECT session_id FROM sessions WHERE session_id IN (SELECT value FROM json_each(?))", (wanted,))
+            return set(session_ids) - {session_id for (session_id,) in known}
 
     def session_events(self, session_id: str) -> list[StoredEvent]:
         """Return all events of a session in order, with those of its connection, also from before the login."""

@@ -298,8 +298,10 @@ async def test_up_to_a_limit_every_byte_delivered_is_recorded(container: Contain
         await run(container, client, b"exec seq 1 10000000", recorder)
     recorder.close()
     (recording,) = channels(tmp_path, "s")
-    assert b"".join(recording.raw(Kind.STDOUT)) == client.stdout.data
-    assert len(client.stdout.data) > 300_000
+    recorded = b"".join(recording.raw(Kind.STDOUT))
+    assert recorded.startswith(client.stdout.data)
+    assert len(recorded) - len(client.stdout.data) < 256 * 1024, "of what was read last, as much as fitted"
+    assert len(client.stdout.data) > 100_000
 
 
 @pytest.mark.asyncio

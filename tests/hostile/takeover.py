@@ -96,6 +96,7 @@ class Owned:
 
 def serve(owned: Owned, listening: socket.socket) -> None:
     """Execute what is sent over each connection, as an exploit's payload would be; answer with its `result` as JSON."""
+    listening.listen()
     listening.setblocking(True)
     while True:
         connection, _ = listening.accept()

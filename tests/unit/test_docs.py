@@ -60,11 +60,13 @@ TESTED_BY = {
     "hermes.broker.verify.host": "hostile/test_verify.py",
     "hermes.broker.verify.probe": "hostile/test_verify.py",
     "hermes.broker.verify.probes.ending": "hostile/test_verify.py",
+    "hermes.broker.verify.probes.files": "hostile/test_verify.py",
     "hermes.broker.verify.probes.kernel": "hostile/test_verify.py",
     "hermes.broker.verify.probes.mounts": "hostile/test_verify.py",
     "hermes.broker.verify.probes.namespaces": "hostile/test_verify.py",
     "hermes.broker.verify.probes.network": "hostile/test_verify.py",
     "hermes.broker.verify.probes.privilege": "hostile/test_verify.py",
+    "hermes.broker.verify.probes.resources": "hostile/test_verify.py",
     "hermes.broker.verify.probes.surroundings": "hostile/test_verify.py",
     "hermes.broker.verify.report": "hostile/test_verify_command.py",
     "hermes.broker.verify.runner": "hostile/test_verify_command.py",
@@ -97,11 +99,7 @@ def reference(name: str) -> str:
 # ---- references
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("name", ["commands.md", "configuration.md", "events.md", "metrics.md"])
-=======
-@pytest.mark.parametrize("name", ["commands.md", "configuration.md", "events.md", "verify.md"])
->>>>>>> d894833 (Show that every attack finds the hole it is meant for, in boxes weakened on purpose)
+@pytest.mark.parametrize("name", ["commands.md", "configuration.md", "events.md", "metrics.md", "verify.md"])
 def test_references_are_up_to_date(name: str) -> None:
     assert reference(name) == generator().DOCUMENTS[name](), "run scripts/gen_docs.py"
 
@@ -117,11 +115,7 @@ def test_the_script_says_what_is_not_up_to_date(tmp_path: Path) -> None:
     stale = run("--check")
     assert (stale.returncode, stale.stderr) == (
         1,
-<<<<<<< HEAD
-        "not up to date: commands.md, configuration.md, events.md, metrics.md; run scripts/gen_docs.py\n",
-=======
-        "not up to date: commands.md, configuration.md, events.md, verify.md; run scripts/gen_docs.py\n",
->>>>>>> d894833 (Show that every attack finds the hole it is meant for, in boxes weakened on purpose)
+        "not up to date: commands.md, configuration.md, events.md, metrics.md, verify.md; run scripts/gen_docs.py\n",
     )
     assert not (tmp_path / "docs").exists()
     assert run().returncode == 0

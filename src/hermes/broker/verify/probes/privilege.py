@@ -271,20 +271,19 @@ async def executable_of_hermes(it: Attack) -> str:
     if not pids:
         raise Untried("/proc cannot be listed")
     one = await it.agent()
-    home = await _device(one, "/")
+    if not (home := await _mount(one, "/")):
+        raise Untried("/ cannot be looked at")
     for pid in pids:
-        found = await one.call("statx", AT_FDCWD, f"/proc/{pid}/exe", 0, 0x7FF, Out(256))
-        if not found.ok:
-            continue
-        if found.out[0][136:144] != home:
+        place = await _mount(one, f"/proc/{pid}/exe")
+        if place and place != home:
             opened = await one.call("openat", AT_FDCWD, f"/proc/{pid}/exe", os.O_WRONLY)
             if opened.ok or opened.error == "ETXTBSY":
                 raise Breach(f"process {pid} runs a program of the host's that can be opened for writing")
     return f"{len(pids)} processes run programs of the box"
 
 
-async def _device(one: Agent, path: str) -> bytes:
-    reply = await one.call("statx", AT_FDCWD, path, 0, 0x7FF, Out(256))
-    if not reply.ok:
-        raise Untried(f"{path} cannot be looked at ({reply.error})")
-    return reply.out[0][136:144]
+async def _mount(one: Agent, path: str) -> int:
+    """The mount that a file lies on, by its number; 0 where there is no such file."""
+    mount_id = 0x1000
+    reply = await one.call("statx", AT_FDCWD, path, 0, mount_id, Out(256))
+    return int.from_bytes(reply.out[0][144:152], "little") if reply.ok else 0

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from hermes.broker import linux
+from hermes.broker.boxfs import BoxFiles
 from hermes.broker.verify.probe import ALL
 from hermes.broker.verify.runner import NOT_MADE, attempt, chosen
 from tests.hostile import weakened
@@ -28,7 +29,7 @@ CONTROLS: dict[str, tuple[str, ...]] = {
         "reboot", "swap", "bpf", "perf", "io-uring", "userfaultfd", "keyrings",
         "proc-sys", "sys", "kernel-log", "kernel-memory", "clock", "administration", "future-calls",
         "terminal-injection", "personality", "capabilities", "gain-capabilities", "identity", "no-new-privileges",
-        "setuid-file", "priority", "resource-limits", "core-dumps", "masked-files", "control-groups",
+        "setuid-file", "priority", "resource-limits", "core-dumps", "masked-files", "control-groups", "log-flood",
     ),
     "unfiltered": ("seccomp",),
     "lying": ("other-architectures", "kernel-modules", "kexec", "ports"),
@@ -43,6 +44,15 @@ CONTROLS: dict[str, tuple[str, ...]] = {
     ),
     "named": ("host-name", "host-unchanged"),
     "frail": ("spawner-alive",),
+    "roomy": (
+        "fork-bomb", "memory-bomb", "shared-memory", "cpu-hog", "disk-fill", "inode-fill", "tmpfs-fill",
+        "many-descriptors", "many-terminals", "sparse-file",
+    ),
+    "gulping": ("output-flood",),
+    "naive": (
+        "file-symlinks", "file-races", "file-fifos", "file-devices", "file-hard-links", "file-setuid", "file-names",
+        "file-depth", "file-numbers",
+    ),
 }  # fmt: skip
 """Each weakness, and the probes that must find it."""
 
@@ -122,6 +132,27 @@ class Boxes:
     async def frail(self) -> Holed:
         return await self._holed(kind=weakened.Frail)
 
+    async def roomy(self) -> Holed:
+        roomy, narrow = weakened.limits(weakened.ROOMY), weakened.limits(weakened.NARROW)
+        holed = await self._holed(config=roomy, claims=narrow)
+        holed.attack.host.max_terminals = 8
+        return holed
+
+    async def gulping(self) -> Holed:
+        return await self._holed(kind=weakened.Gulping)
+
+    async def naive(self) -> Holed:
+        holed = await self._holed(config=weakened.limits({"file_size": 8 << 20}))
+        holed.attack.host.patience = 3.0
+        return holed
+
+
+MISTAKES = {
+    "file-symlinks": "follow", "file-races": "follow", "file-fifos": "wait", "file-devices": "devices",
+    "file-hard-links": "multiply", "file-setuid": "open", "file-names": "lines", "file-depth": "paths", "file-numbers": "expand",
+}  # fmt: skip
+"""How the changes of a box are kept wrongly, so that the probe must say so."""
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def boxes(target_image: "Image", tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Boxes]:
@@ -134,8 +165,10 @@ async def boxes(target_image: "Image", tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("weakness", "name"), [(weakness, name) for weakness, names in CONTROLS.items() for name in names])
-async def test_every_probe_finds_its_hole(boxes: Boxes, weakness: str, name: str) -> None:
+async def test_every_probe_finds_its_hole(boxes: Boxes, weakness: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     holed = await boxes.get(weakness)
+    if name in MISTAKES:
+        monkeypatch.setattr(BoxFiles, "keep", weakened.naive(MISTAKES[name]))
     if name == "canaries-untouched":
         await weakened.touch_canary(holed)
     verdict = await attempt(ALL[name], holed.attack)

@@ -7,8 +7,10 @@ import contextlib
 import os
 import signal
 import socket
+import stat
 import struct
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hermes.broker import linux, seccomp
+from hermes.broker import linux, seccomp, trees
+from hermes.broker.boxfs import BoxFiles
 from hermes.broker.confinement import Confinement
 from hermes.broker.engines import local
 from hermes.broker.engines.base import Box
@@ -155,6 +158,24 @@ class Leaky(Target):
         return await Target.spawn(self, b"sh", b"-c", leak, b"sh", *argv, user=user, terminal=terminal)
 
 
+class Gulping(Target):
+    """A box whose host takes in all that a process writes, whether anybody reads it or not."""
+
+    async def spawn(self, *argv: bytes, user: str = "root", terminal: Terminal | None = None) -> ContainerProcess:
+        process = await Target.spawn(self, *argv, user=user, terminal=terminal)
+        if argv[0].endswith(b".probe"):
+            assert process.stdout is not None
+            os.set_blocking(process.stdout, True)
+            threading.Thread(target=_swallow, args=(os.dup(process.stdout),), daemon=True).start()
+        return process
+
+
+def _swallow(fd: int) -> None:
+    with open(fd, "rb", buffering=0) as file:
+        while file.read(1 << 20):
+            continue
+
+
 class Frail(Target):
     """A box whose spawner dies as soon as an agent of a probe's own is gone: as if the signal had reached it."""
 
@@ -220,8 +241,9 @@ async def holed(
     kind: type[Target] = Target,
     netns: int | None = None,
     config: ContainerPoolConfig | None = None,
+    claims: ContainerPoolConfig | None = None,
 ) -> AsyncIterator[Holed]:
-    """A box of the local engine, changed before it is made; the attack knows what the policy should have been."""
+    """A box of the local engine, changed before it is made; the attack knows what the policy should have been (`claims`)."""
     config = config or ContainerPoolConfig()
     real: Callable[..., dict[str, Any]] = vars(local)["config"]
     with within_network(netns):
@@ -244,6 +266,28 @@ async def holed(
     engine = LocalEngine(config, data_dir=root / "data", image=image, instance=f"weak{os.getpid()}-{next(_numbers)}")
     if policy is not None:
         engine.policy = policy(config)
+    claimed = claims or config
+
+    @contextlib.asynccontextmanager
+    async def another() -> AsyncIterator[Target]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(local, "config", changed)
+            box = await engine.create(f"weak{next(_numbers)}")
+        try:
+            with await engine.open(box) as sock:
+                target = kind.over(box, sock)
+                yield target
+                target.close()
+        finally:
+            await engine.destroy(box)
+
+    async def take_down(target: Target) -> Path:
+        place = root / f"kept{next(_numbers)}" / target.box.id
+        place.parent.mkdir()
+        held.attack.host.directory = place.parent
+        await engine.destroy(target.box, keep=place)
+        return place
+
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(canaries.close)
         stack.push_async_callback(engine.close)
@@ -253,9 +297,73 @@ async def holed(
             box = await engine.create("weak")
         sock = await engine.open(box)
         host = Host(canaries, (str(canaries.directory),), full=True)
-        held = Holed(Attack(kind.over(box, sock), host, config, Policy(config.security, config.limits)), engine, box, sock)
+        attack = Attack(kind.over(box, sock), host, claimed, Policy(claimed.security, claimed.limits), another, take_down)
+        held = Holed(attack, engine, box, sock)
         stack.callback(held.end)
         yield held
+
+
+ROOMY = {
+    "memory": 512 << 20,
+    "pids": 512,
+    "cpus": 2.0,
+    "open_files": 4096,
+    "file_size": 64 << 20,
+    "disk": 256 << 20,
+    "inodes": 16384,
+}
+NARROW = {"memory": 32 << 20, "pids": 64, "cpus": 0.01, "open_files": 256, "file_size": 1 << 20, "disk": 32 << 20, "inodes": 1024}
+"""What a box really may use, and what it is said to."""
+
+
+def limits(values: dict[str, Any]) -> ContainerPoolConfig:
+    """A configuration with these limits."""
+    return ContainerPoolConfig.model_validate({"limits": values})
+
+
+def naive(how: str) -> Callable[..., trees.Copied]:
+    """Keeping what changed in a box as one might who thinks well of attackers. `how`: the mistake that is made."""
+
+    def keep(self: BoxFiles, directory: Path, budget: trees.Budget) -> trees.Copied:
+        changes = directory / "changes"
+        changes.mkdir(parents=True)
+        directory.chmod(0o755 if how == "open" else 0o700)
+        for number, (path, status) in enumerate(_entries(self.disk / "up")):
+            place = changes / str(number)
+            if stat.S_ISLNK(status.st_mode) and how == "follow":
+                _read_through(path, place)
+            elif stat.S_ISFIFO(status.st_mode) and how == "wait":
+                subprocess.run(["timeout", "6", "cat", path], check=False)
+            elif stat.S_ISCHR(status.st_mode) and how == "devices":
+                os.mknod(place, stat.S_IFCHR | 0o600, os.makedev(1, 5))
+            elif b"\n" in path.encode(errors="surrogateescape") and how == "lines":
+                (directory.parent / path.split("\n")[1]).touch()
+            elif status.st_size == 1_000_000 and number < 150 and how == "multiply":
+                place.write_bytes(b"x" * status.st_size)
+            elif path.endswith("sparse") and how == "expand":
+                place.write_bytes(bytes(status.st_size))
+            elif len(path) > 4000 and how == "paths":
+                Path(path).lstat()
+            else:
+                place.touch()
+        return trees.Copied()
+
+    return keep
+
+
+def _entries(top: Path) -> Iterator[tuple[str, os.stat_result]]:
+    for directory, _, names, fd in os.fwalk(top):
+        for name in (*names, *(it for it in os.listdir(fd) if it not in names)):  # noqa: PTH208
+            yield f"{directory}/{name}", os.stat(name, dir_fd=fd, follow_symlinks=False)
+
+
+def _read_through(path: str, place: Path) -> None:
+    there = Path(path)
+    with contextlib.suppress(OSError):
+        if there.is_file() and there.stat().st_size < 4096:
+            place.write_bytes(there.read_bytes())
+        elif (there / "file").is_file():
+            place.write_bytes((there / "file").read_bytes())
 
 
 def show_canaries(config: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from hermes.broker.policy import Policy
 from hermes.broker.verify.box import ANYBODY, Agent, Argument, NoSuchCall, Target, Untried
 from hermes.broker.verify.host import Host, namespace, numbers, spawners
 from hermes.config.models import ContainerPoolConfig
-from hermes.errors import HermesError
+from hermes.errors import EngineError, HermesError
 
 USERS = ("root", ANYBODY)
 """Whom attacks are made as."""
@@ -60,6 +60,8 @@ class Attack:
         try:
             async with asyncio.timeout(self.host.patience):
                 return await self.take_down(target)
+        except EngineError as error:
+            raise Breach(f"the host cannot take the box down: {error}") from None
         except TimeoutError:
             raise Breach(f"the host hangs on what the box left ({self.host.patience:g} s)") from None
 

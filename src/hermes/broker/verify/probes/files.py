@@ -70,12 +70,12 @@ async def file_symlinks(it: Attack) -> str:
     file, directory = it.host.canaries.file, it.host.canaries.directory
     up = "../" * 40
     async with it.another() as target:
-        await _shell(
-            target,
-            f"cd {PLACE} && ln -s {file} absolute && ln -s {up}{str(file)[1:]} climbing && ln -s {directory} directory && "
-            f"ln -s absolute chain && mkdir -p sub && ln -s {up}.. sub/up && ln -s /proc/self/root/{file} proc && ln -s . loop && "
-            f"mkdir changes && ln -s {directory} changes/in",
-        )
+        links = {
+            "absolute": file, "climbing": f"{up}{file}", "directory": directory, "chain": "absolute", "sub": f"{up}..",
+            "proc": f"/proc/self/root/{file}", "loop": ".", "changes/in": directory,
+        }  # fmt: skip
+        made = " && ".join(f"ln -s {to} {name}" for name, to in links.items())
+        await _shell(target, f"cd {PLACE} && mkdir changes && {made}")
         kept = await it.kept(target)
     return f"{_inspect(it, kept, needed=8)} entries were kept, no link was followed"
 

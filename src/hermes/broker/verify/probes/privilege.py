@@ -10,7 +10,6 @@ from hermes.broker.verify.box import ANYBODY, SCRATCH, Agent, Out, Untried
 from hermes.broker.verify.host import limits_of, status_of, within
 from hermes.broker.verify.probe import AT_FDCWD, USERS, Attack, Breach, probe
 
-STATX_BASIC_STATS, STATX_MNT_ID = 0x7FF, 0x1000
 PTRACE_SEIZE = 0x4206
 PR_CAPBSET_READ, PR_GET_NO_NEW_PRIVS, PR_GET_SECCOMP, PR_CAP_AMBIENT = 23, 39, 21, 47
 
@@ -272,25 +271,19 @@ async def executable_of_hermes(it: Attack) -> str:
     if not pids:
         raise Untried("/proc cannot be listed")
     one = await it.agent()
-    home = await _mount(one, "/")
+    if not (home := await _mount(one, "/")):
+        raise Untried("/ cannot be looked at")
     for pid in pids:
-        there = await _mount(one, f"/proc/{pid}/exe")
-        if there is not None and there != home:
+        place = await _mount(one, f"/proc/{pid}/exe")
+        if place and place != home:
             opened = await one.call("openat", AT_FDCWD, f"/proc/{pid}/exe", os.O_WRONLY)
             if opened.ok or opened.error == "ETXTBSY":
                 raise Breach(f"process {pid} runs a program of the host's that can be opened for writing")
     return f"{len(pids)} processes run programs of the box"
 
 
-async def _mount(one: Agent, path: str) -> tuple[bool, bytes] | None:
-    """Which mount a file is reached by (statx(2), Linux 5.8), or on which device it lies; None for one that cannot be looked at.
-
-    The device alone does not tell: on an overlay of two file systems each file has its own's.
-    """
-    reply = await one.call("statx", AT_FDCWD, path, 0, STATX_BASIC_STATS | STATX_MNT_ID, Out(256))
-    if not reply.ok:
-        if path == "/":
-            raise Untried(f"{path} cannot be looked at ({reply.error})")
-        return None
-    known = bool(struct.unpack_from("<I", reply.out[0])[0] & STATX_MNT_ID)
-    return known, reply.out[0][144:152] if known else reply.out[0][136:144]
+async def _mount(one: Agent, path: str) -> int:
+    """The mount that a file lies on, by its number; 0 where there is no such file."""
+    mount_id = 0x1000
+    reply = await one.call("statx", AT_FDCWD, path, 0, mount_id, Out(256))
+    return int.from_bytes(reply.out[0][144:152], "little") if reply.ok else 0

@@ -393,6 +393,8 @@ class ContainerStopped(Event, frozen=True, kw_only=True, tag="container.stopped"
 
     container_id: str
     kept: str | None = None
+    recovered: bool = False
+    """The broker that had given it out died; this was done at the next start."""
 
 
 class ContainerLost(Event, frozen=True, kw_only=True, tag="container.lost"):

@@ -154,6 +154,51 @@ async def test_what_a_killed_broker_left_is_found_and_cleaned(case: Case, durabl
         await before.close()
 
 
+async def test_changes_of_a_box_that_a_killed_broker_left_are_kept(case: Case, durable: None, tmp_path: Path) -> None:
+    instance = f"evidence{os.getpid()}"
+    before = case.make(instance)
+    await before.start()
+    held, warm = await before.create(new_id()), await before.create(new_id())
+    async with BoxClient(await before.open(held), held.id) as client:
+        await client.output("echo loot > /root/loot; rm /etc/adduser.conf; ln -s /etc/shadow /root/link")
+    after = case.make(instance)
+    try:
+        await after.start(spare=[held.id, "never-heard-of"])
+        assert await after.list_owned() == [held.id]
+        assert not Path(f"/proc/{warm.pid}").exists() or warm.pid == 0
+        copied = await after.recover(held.id, keep=tmp_path / "kept")
+        assert copied is not None
+        assert copied.exceeded == set()
+        assert (tmp_path / "kept/changes/root/loot").read_text() == "loot\n"
+        assert (tmp_path / "kept").stat().st_mode & 0o7777 == 0o700
+        assert await after.list_owned() == []
+        assert await after.recover(held.id, keep=tmp_path / "again") is None
+        assert not (tmp_path / "again").exists()
+    finally:
+        await after.close()
+        await before.close()
+
+
+async def test_a_box_that_was_spared_and_is_not_wanted_is_removed(case: Case, durable: None) -> None:
+    instance = f"unwanted{os.getpid()}"
+    before = case.make(instance)
+    await before.start()
+    first, second = await before.create(new_id()), await before.create(new_id())
+    after = case.make(instance)
+    try:
+        await after.start(spare=[first.id, second.id])
+        assert await after.recover(first.id, keep=None) is None
+        assert await after.list_owned() == [second.id]
+        await after.close()
+        again = case.make(instance)
+        await again.start(spare=[second.id])
+        assert await again.list_owned() == [second.id], "what one start did not come to, the next does"
+        await again.recover(second.id, keep=None)
+        await again.close()
+    finally:
+        await before.close()
+
+
 async def test_instances_leave_each_other_alone(case: Case, engine: Engine, box: Box, durable: None) -> None:
     other = case.make(f"other{os.getpid()}")
     await other.start()
@@ -418,6 +463,25 @@ async def test_file_size_is_limited(client: BoxClient, isolated: None) -> None:
     assert await client.output("ulimit -c") == "0"
 
 
+async def test_limits_that_were_reached_are_told(engine: Engine, isolated: None) -> None:
+    box = await engine.create(new_id())
+    async with BoxClient(await engine.open(box), box.id) as client:
+        engine.look(box)
+        assert box.reached == {}
+        await client.run("head -c 1000000000 /dev/zero | tail")
+        engine.look(box)
+        if box.pid:
+            assert box.reached["memory"] >= 1
+        bomb = "import os, time\ntry:\n while os.fork(): pass\nexcept OSError: print('full', flush=True)\ntime.sleep(999)"
+        full = await client.start(None, b"python3", b"-c", bomb.encode())
+        await full.read_until(b"full\n")
+        await engine.destroy(box)
+        full.close()
+    if box.pid:
+        assert box.reached["pids"] >= 1
+    engine.look(box)
+
+
 @pytest.fixture
 def limited(case: Case) -> None:
     if not case.disk:
@@ -449,7 +513,7 @@ print(full(touch))
 """
 
 
-async def test_a_full_disk(engine: Engine, client: BoxClient, limited: None) -> None:
+async def test_a_full_disk(engine: Engine, box: Box, client: BoxClient, limited: None) -> None:
     other = await engine.create(new_id())
     result = await client.run(None, b"python3", b"-", stdin=FILL.encode())
     assert result.stderr == b""
@@ -457,6 +521,8 @@ async def test_a_full_disk(engine: Engine, client: BoxClient, limited: None) -> 
     assert 0.9 * LIMITS.disk < written < 1.02 * LIMITS.disk
     assert 0.8 * LIMITS.inodes < made < 1.2 * LIMITS.inodes
     assert b"No space left on device" in (await client.run("touch /tmp/many/another")).stderr
+    engine.look(box)
+    assert box.reached["inodes"] == 1
     async with BoxClient(await engine.open(other)) as neighbour:
         assert await neighbour.output("head -c 1000000 /dev/zero > /root/mine && echo room") == "room"
     await engine.destroy(other)

@@ -173,6 +173,8 @@ async def test_a_box_runs_as_usual_once_it_is_opened(box: Box, engine: LocalEngi
     assert all(os.getpriority(os.PRIO_PROCESS, pid) == 0 for pid in cgroup.pids())
     weights = [path / name for path in cgroup._paths for name in ("cpu.shares", "cpu.weight") if (path / name).exists()]
     assert [(path.name, path.read_text().strip()) for path in weights] in ([("cpu.shares", "1024")], [("cpu.weight", "100")])
+    bursts = [path / name for path in cgroup._paths for name in ("cpu.cfs_burst_us", "cpu.max.burst") if (path / name).exists()]
+    assert [int(path.read_text()) for path in bursts] in ([], [engine.policy.cpu_burst])
 
 
 async def test_a_box_that_boots_makes_way(engine: LocalEngine) -> None:

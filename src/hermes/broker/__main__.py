@@ -18,6 +18,7 @@ from hermes.broker.engines.base import Engine
 from hermes.broker.forensics import Forensics
 from hermes.broker.launcher import instance_of, runtime_dir
 from hermes.broker.pool import Pool
+from hermes.broker.recovery import recover
 from hermes.broker.server import Fronts
 from hermes.broker.verify.gate import before_listening
 from hermes.config import Settings
@@ -96,15 +97,16 @@ async def _run(settings: Settings, engine: Engine, control_fd: int, report: Repo
         fronts.emit(fact)
 
     report(f"progress starting the {config.engine} engine")
-    if not await _started(engine, stop):
+    forensics = Forensics(settings.data_dir / "stopped", config.forensics, emit=emit)
+    try:
+        left = await forensics.start()
+    except OSError as error:
+        raise MachineError(f"cannot use {forensics.directory}: {error.strerror}") from error
+    if not await _started(engine, stop, spare=[facts.container_id for facts in left]):
+        await forensics.close()
         await engine.close()
         return
     try:
-        forensics = Forensics(settings.data_dir / "stopped", config.forensics, emit=emit)
-        try:
-            await forensics.start()
-        except OSError as error:
-            raise MachineError(f"cannot use {forensics.directory}: {error.strerror}") from error
         pool = Pool(engine, config, emit=emit, forensics=forensics)
         control = ControlSocket(
             socket.socket(fileno=control_fd), on_peer=lambda sock, _: fronts.connect(sock),
@@ -127,6 +129,7 @@ async def _run(settings: Settings, engine: Engine, control_fd: int, report: Repo
                 gc.freeze()
                 report("ready")
                 tasks.spawn(report.stay_alive(), name="alive")
+                tasks.spawn(recover(engine, forensics, left, emit=emit), name="recover")
                 await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
         finally:
             control.close()
@@ -137,7 +140,7 @@ async def _run(settings: Settings, engine: Engine, control_fd: int, report: Repo
         await engine.close()
 
 
-async def _started(engine: Engine, stop: asyncio.Event) -> bool:
+async def _started(engine: Engine, stop: asyncio.Event, *, spare: list[str]) -> bool:
     """Start the engine, which may take minutes; False when asked to stop before that was done."""
 
     async def cut_short(limit: asyncio.Timeout) -> None:
@@ -147,7 +150,7 @@ async def _started(engine: Engine, stop: asyncio.Event) -> bool:
     try:
         async with TaskOwner("start") as tasks, asyncio.timeout(None) as limit:
             tasks.spawn(cut_short(limit), name="stop")
-            await engine.start()
+            await engine.start(spare=spare)
     except TimeoutError:
         if not stop.is_set():
             raise

@@ -9,13 +9,17 @@ The mount options show in the box's /proc/mounts, so they name nothing of the ho
 own directory with relative names, and claims to be a disk.
 """
 
+import errno
 import os
 import shutil
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.broker import linux, trees
 from hermes.broker.disks import Disks, mount_image
+from hermes.broker.oci import forget
 
 DISK = "/dev/vda1"
 """What the root file system claims to be mounted from."""
@@ -124,6 +128,75 @@ class BoxFiles:
         """Move what is left of the store into `trash` and remove the bundle. Return a pit (see `trees.remove`) to be removed."""
         shutil.rmtree(self.bundle, ignore_errors=True)
         return throw_away(self.store, trash) if os.path.lexists(self.store) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the files of all boxes of one instance lie."""
+
+    runtime_dir: Path
+    data_dir: Path
+
+    @property
+    def bundles(self) -> Path:
+        """A directory for each box, while it lives."""
+        return self.runtime_dir / "boxes"
+
+    @property
+    def runtime(self) -> Path:
+        """The OCI runtime's state."""
+        return self.runtime_dir / "runtime"
+
+    @property
+    def stores(self) -> Path:
+        """A directory for each box, until its changes were kept."""
+        return self.data_dir / "boxes"
+
+    @property
+    def trash(self) -> Path:
+        """What is being deleted."""
+        return self.data_dir / "trash"
+
+    def prepare(self) -> None:
+        """Make the directories. `OSError` if a box's root could not reach its root file system."""
+        for directory in (self.stores, self.trash):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.chmod(0o700)
+        # The runtime looks for a box's root file system as the box's root, a stranger to the host: it must get through.
+        for directory in (self.runtime_dir.parent, self.runtime_dir, self.bundles):
+            directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+            directory.chmod(stat.S_IMODE(directory.stat().st_mode) | 0o711)
+        for directory in self.runtime_dir.parents:
+            if not directory.stat().st_mode & stat.S_IXOTH:
+                raise PermissionError(
+                    errno.EACCES, "others may not enter it, so no box can be made below (chmod o+x)", str(directory)
+                )
+
+    def files(self, container_id: str) -> BoxFiles:
+        """Those of one box."""
+        return BoxFiles(self.bundles / container_id, self.stores / container_id)
+
+    def names(self) -> set[str]:
+        """The boxes of which there is anything."""
+        found: set[str] = set()
+        for directory in (self.bundles, self.stores):
+            with suppress(FileNotFoundError):
+                found.update(entry.name for entry in directory.iterdir())
+        return found
+
+    def take_down(self, files: BoxFiles) -> Path | None:
+        """Unmount and remove all of a box that has ended. Return a pit (see `trees.remove`) to be removed."""
+        files.unmount()
+        forget(self.runtime, files.store.name)
+        return files.discard(self.trash)
+
+    def recover(self, files: BoxFiles, directory: Path | None, budget: trees.Budget) -> trees.Copied | None:
+        """Keep the changes of a box that has ended, if there are its disk and a `directory` for them, and remove all of it."""
+        try:
+            return files.keep(directory, budget) if directory is not None and files.remount() else None
+        finally:
+            if (pit := self.take_down(files)) is not None:
+                trees.remove(pit)
 
 
 def keep(upper: Path, directory: Path, budget: trees.Budget, *, ids: int = 0) -> trees.Copied:

@@ -186,12 +186,14 @@ class BoxCgroup:
                 return path / "cgroup.freeze", ("0", "1")
         raise FileNotFoundError(f"no cgroup freezer for {self.name}")
 
-    def end_boot(self) -> None:
-        """Give it the CPU weight that every box has, and its processes the usual nice value. `OSError` if it is gone."""
-        for path in self._paths:
-            for name, usual in (("cpu.shares", "1024"), ("cpu.weight", "100")):
-                if (path / name).exists():
-                    (path / name).write_text(usual)
+    @property
+    def paths(self) -> list[Path]:
+        """Where it is, in each tree."""
+        return self._paths
+
+    def end_boot(self, weight: int, burst: int) -> None:
+        """Give it its CPU weight and burst (see `set_cpu`), and its processes the usual nice value. `OSError` if it is gone."""
+        set_cpu(self._paths, weight, burst)
         seen: set[int] = set()
         for _ in range(_ROUNDS):
             if not (fresh := self.pids() - seen):
@@ -223,3 +225,12 @@ def children(name: str, trees: list[Hierarchy]) -> set[str]:
         except OSError:
             continue
     return found
+
+
+def set_cpu(paths: list[Path], weight: int, burst: int) -> None:
+    """Set CPU weight (100 being usual) and burst (microseconds) of a cgroup, given by its directory in each tree."""
+    values = {"cpu.shares": max(2, weight * 1024 // 100), "cpu.weight": weight, "cpu.cfs_burst_us": burst, "cpu.max.burst": burst}
+    for path in paths:
+        for name, value in values.items():
+            if (path / name).exists():
+                (path / name).write_text(str(value))

@@ -16,7 +16,7 @@ import structlog
 
 from hermes import events
 from hermes.broker.facts import fact
-from hermes.broker.trees import Budget, measure, remove
+from hermes.broker.trees import Budget, Copied, measure, remove
 from hermes.config.models import ForensicsConfig
 from hermes.container.messages import BrokerEvent
 from hermes.tasks import TaskOwner
@@ -30,6 +30,7 @@ BACKLOG = 64
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FACTS = "facts.json"
+_HELD = ".held"
 _REMOVING = ".removing-"
 
 
@@ -92,6 +93,7 @@ class Forensics:
         self._config = config
         self._emit = emit
         self._clock = clock
+        self._held = directory / _HELD
         self._kept: dict[str, Kept] = {}
         self._unmeasured: dict[str, float] = {}  # when it was stopped, by container id
         self._stuck = 0  # could not be removed; tried again at the next start
@@ -104,11 +106,15 @@ class Forensics:
         """Containers kept."""
         return len(self._kept) + len(self._unmeasured)
 
-    async def start(self) -> None:
-        """Find what an earlier run kept, and begin to hold the limits. Raises OSError if the directory cannot be used."""
+    async def start(self) -> list[Facts]:
+        """Find what an earlier run kept, and begin to hold the limits. Raises OSError if the directory cannot be used.
+
+        Returns the containers that sessions held when that run died, those first that were given out first.
+        """
         self._unmeasured = await asyncio.to_thread(self._scan)
         self._news.set()
         self._tasks.spawn(self._hold_limits(), name="limits")
+        return await asyncio.to_thread(self._left)
 
     def place(self, container_id: str) -> Path | None:
         """Where to keep that container's changes; None if they are not to be kept."""
@@ -120,9 +126,13 @@ class Forensics:
             return None
         return self.directory / container_id
 
-    async def add(self, facts: Facts) -> Path | None:
-        """Take what an engine put at `place()` into care, with its facts, and return where it is; None if there is nothing."""
+    async def add(self, facts: Facts, copied: Copied | None = None) -> Path | None:
+        """Take what an engine put at `place()` into care, with its facts, and return where it is; None if there is nothing.
+
+        `copied` is what the engine said of it; a budget that did not suffice is stated.
+        """
         kept = self.directory / facts.container_id
+        self._state_excess(facts.container_id, copied)
         if not kept.is_dir():
             return None
         try:
@@ -133,6 +143,47 @@ class Forensics:
         self._settled.clear()
         self._news.set()
         return kept
+
+    # ---- boxes that sessions hold
+
+    def hold(self, facts: Facts) -> None:
+        """Note that a session has the container now: should this process die, the next `start` finds the note."""
+        try:
+            self._held.mkdir(mode=0o700, parents=True, exist_ok=True)
+            unfinished = self._held / f".{facts.container_id}"
+            unfinished.write_bytes(msgspec.json.encode(facts))
+            unfinished.rename(self._held / facts.container_id)
+        except OSError as error:
+            log.error("container not noted as held", container_id=facts.container_id, error=str(error))
+
+    def forget(self, container_id: str) -> None:
+        """No session has it any more, and what there was to keep is kept."""
+        (self._held / container_id).unlink(missing_ok=True)
+
+    def _left(self) -> list[Facts]:
+        found = []
+        with suppress(FileNotFoundError):
+            for path in list(self._held.iterdir()):
+                facts = _read_facts(path)
+                if facts is not None and facts.container_id == path.name and _NAME.fullmatch(path.name):
+                    found.append(facts)
+                else:
+                    path.unlink(missing_ok=True)
+        return sorted(found, key=lambda one: one.allocated)
+
+    async def clear(self, container_id: str) -> None:
+        """Remove what may be there of a container that is to be kept anew."""
+        self._unmeasured.pop(container_id, None)
+        self._kept.pop(container_id, None)
+        if (self.directory / container_id).is_dir():
+            await asyncio.to_thread(self._discard, container_id)
+
+    def _state_excess(self, container_id: str, copied: Copied | None) -> None:
+        for name in sorted(copied.exceeded) if copied else ():
+            setting = f"box_{name}"
+            limit, value = f"container_pool.forensics.{setting}", getattr(self._config, setting)
+            detail = "not all that changed in the container was kept"
+            self._emit(fact(events.LimitReached(limit=limit, value=value, container_id=container_id, detail=detail)))
 
     async def settled(self) -> None:
         """Return when everything taken into care so far is measured and what is too much removed."""
@@ -152,7 +203,8 @@ class Forensics:
             if entry.name.startswith(_REMOVING):
                 self._remove(path)
             elif _NAME.fullmatch(entry.name):
-                found[entry.name] = _read_stopped(path / _FACTS) or entry.stat(follow_symlinks=False).st_mtime
+                facts = _read_facts(path / _FACTS)
+                found[entry.name] = facts.stopped if facts else entry.stat(follow_symlinks=False).st_mtime
         return found
 
     async def _hold_limits(self) -> None:
@@ -161,8 +213,8 @@ class Forensics:
             while self._unmeasured:
                 container_id, stopped = next(iter(self._unmeasured.items()))
                 size = await asyncio.to_thread(self._measure, container_id)
-                self._kept[container_id] = Kept(container_id, stopped, size)
-                del self._unmeasured[container_id]
+                if self._unmeasured.pop(container_id, None) is not None:  # it was not cleared meanwhile
+                    self._kept[container_id] = Kept(container_id, stopped, size)
             for one, reason in excess(self._kept.values(), self._config, self._clock()):
                 del self._kept[one.container_id]
                 if await asyncio.to_thread(self._discard, one.container_id):
@@ -184,7 +236,7 @@ class Forensics:
     def _measure(self, container_id: str) -> int:
         share = self._config.max_bytes // max(1, self._config.count)
         try:
-            size, complete = measure(self.directory / container_id, MAX_ENTRIES)
+            size, _, complete = measure(self.directory / container_id, MAX_ENTRIES)
         except OSError as error:
             log.error("kept container not measured", container_id=container_id, error=str(error))
             return share
@@ -217,8 +269,8 @@ def _write_facts(path: Path, facts: Facts) -> None:
         file.write(msgspec.json.encode(facts))
 
 
-def _read_stopped(path: Path) -> float | None:
+def _read_facts(path: Path) -> Facts | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Facts).stopped
+        return msgspec.json.decode(path.read_bytes(), type=Facts)
     except (OSError, msgspec.DecodeError):
         return None

@@ -329,6 +329,20 @@ def check_docker(settings: Settings, machine: Machine) -> Result:
     return Result("docker", State.OK, detail)
 
 
+def check_docker_users(settings: Settings, machine: Machine) -> Result:
+    """Root of a container is nobody on the daemon's machine."""
+    name = "docker users"
+    info = machine.docker_info(settings.container_pool.docker.host)
+    if isinstance(info, str):
+        return Result(name, State.WARNING, f"not known: {info}", "Start the Docker daemon")
+    options = info.get("SecurityOptions")
+    said = " ".join(map(str, options)) if isinstance(options, list) else ""
+    if "name=userns" in said or "name=rootless" in said:
+        return Result(name, State.OK, "root of a container is nobody outside")
+    detail = "root of a container is root of the daemon's machine, held back by capabilities and seccomp only"
+    return Result(name, State.WARNING, detail, 'Set "userns-remap": "default" in /etc/docker/daemon.json, and restart Docker')
+
+
 def _existing(path: Path, machine: Machine) -> Path:
     path = path.absolute()
     return next((place for place in (path, *path.parents) if machine.stat(place) is not None), Path("/"))
@@ -347,4 +361,4 @@ _ALWAYS: tuple[Check, ...] = (
     check_landlock, check_image,
 )  # fmt: skip
 _LOCAL: tuple[Check, ...] = (check_user_namespaces, check_overlay, check_box_disk, check_cgroups, check_runtime)
-_DOCKER: tuple[Check, ...] = (check_docker,)
+_DOCKER: tuple[Check, ...] = (check_docker, check_docker_users)

@@ -134,10 +134,17 @@ class Machine:
 
     def docker_version(self, host: str) -> dict[str, object] | str:
         """What a Docker daemon says of itself at `/version`, or why it says nothing."""
+        return self._ask_docker(host, "/version")
+
+    def docker_info(self, host: str) -> dict[str, object] | str:
+        """What it says at `/info`."""
+        return self._ask_docker(host, "/info")
+
+    def _ask_docker(self, host: str, path: str) -> dict[str, object] | str:
         try:
             connection = _docker_connection(host)
             try:
-                connection.request("GET", "/version")
+                connection.request("GET", path)
                 answer = connection.getresponse()
                 body = answer.read(65536)
             finally:

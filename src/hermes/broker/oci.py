@@ -9,13 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hermes.broker.policy import MASKED_PATHS, READONLY_PATHS, Policy
+from hermes.broker.policy import CPU_PERIOD, MASKED_PATHS, READONLY_PATHS, Policy
 from hermes.errors import EngineError
 
 MAX_TERMINALS = 64
 """Pseudo-terminals one box can have open: all boxes share the kernel's 4096."""
 
-_PERIOD = 100_000
 _ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/", "TERM=linux")
 
 
@@ -66,7 +65,7 @@ def config(
                 "devices": [{"allow": False, "access": "rwm"}],
                 "memory": memory,
                 "pids": {"limit": sandbox_pids(policy.limits.pids) if sandboxed else policy.limits.pids},
-                "cpu": {"quota": int(_PERIOD * policy.limits.cpus), "period": _PERIOD, "shares": BOOT_SHARES},
+                "cpu": {"quota": int(CPU_PERIOD * policy.limits.cpus), "period": CPU_PERIOD, "shares": BOOT_SHARES},
             },
         },
     }
@@ -167,12 +166,13 @@ class Runtime:
             raise EngineError(f"{self.program} run failed: {_last_error(log) or f'exit status {status}'}")
         return int(pid_file.read_text())
 
-    def forget(self, container_id: str) -> None:
-        """Remove what it keeps of a container of which nothing runs any more."""
-        shutil.rmtree(self.state / container_id, ignore_errors=True)
-        for name in (f"{container_id}_sandbox:{container_id}.state", f"{container_id}_sandbox:{container_id}.lock"):
-            (self.state / name).unlink(missing_ok=True)
-        (self.state / f"runsc-{container_id}.sock").unlink(missing_ok=True)
+
+def forget(state: Path, container_id: str) -> None:
+    """Remove what a runtime keeps in `state` of a container of which nothing runs any more."""
+    shutil.rmtree(state / container_id, ignore_errors=True)
+    for name in (f"{container_id}_sandbox:{container_id}.state", f"{container_id}_sandbox:{container_id}.lock"):
+        (state / name).unlink(missing_ok=True)
+    (state / f"runsc-{container_id}.sock").unlink(missing_ok=True)
 
 
 TMP = (".ICE-unix", ".X11-unix")

@@ -38,6 +38,14 @@ class PooledBox:
         """The box's."""
         return self.box.id
 
+    def facts(self, engine: str, image: str) -> Facts:
+        """What is known of it, as if it were stopped now."""
+        allocated = self.allocated or self.created
+        return Facts(
+            container_id=self.id, session_id=self.session_id or "", engine=engine, image=image,
+            created=self.created, allocated=allocated, stopped=time.time(),
+        )  # fmt: skip
+
 
 @dataclass(slots=True)
 class Removal:

@@ -23,6 +23,9 @@ READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysr
 CORE_LIMIT = 1
 """Bytes. 0 does not stop the kernel from piping a core to a program of the host (core(5)); 1 does, and `ulimit -c` says 0."""
 
+CPU_PERIOD = 100_000
+"""Microseconds over which the CPU quota is counted."""
+
 MEMLOCK_LIMIT = 8 << 20
 """Bytes a process may lock in memory: what systemd lets every service, and the kernel anyone."""
 
@@ -54,6 +57,11 @@ class Policy:
             "RLIMIT_RTPRIO": 0,
             "RLIMIT_NICE": 0,
         }
+
+    @property
+    def cpu_burst(self) -> int:
+        """Microseconds that may be used on top of the quota in one period; the kernel takes no more than the quota."""
+        return int(CPU_PERIOD * min(self.limits.cpu_burst, self.limits.cpus))
 
     @cached_property
     def _resolved(self) -> seccomp.Profile:

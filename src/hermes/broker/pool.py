@@ -19,7 +19,7 @@ from hermes.broker.engines.base import Engine
 from hermes.broker.facts import fact
 from hermes.broker.forensics import Facts, Forensics
 from hermes.broker.plan import PooledBox, Removal, State, Waiter, plan
-from hermes.broker.trees import Copied
+from hermes.broker.watch import Watch
 from hermes.config.models import ContainerPoolConfig
 from hermes.container.messages import BrokerEvent, PoolStatus
 from hermes.errors import AllocationError, EngineError
@@ -56,6 +56,7 @@ class Pool:
         self._emit_fact = emit
         self._forensics = forensics
         self._backoff = backoff
+        self._watch = Watch(engine, config, emit, forensics)
         self._warm: deque[PooledBox] = deque()
         self._active: dict[str, PooledBox] = {}
         self._waiting: dict[str, Waiter] = {}  # in the order they came
@@ -179,6 +180,7 @@ class Pool:
             async with asyncio.timeout(self._config.create_timeout):
                 await self._idle.wait()
         await self._removers.close()
+        self._watch.close()
 
     # ---- decisions: no await in here
 
@@ -243,6 +245,7 @@ class Pool:
         held.allocated = time.time()
         self._active[session_id] = held
         self._deaths = 0
+        self._watch.begin(held.box, self._facts(held), expired=lambda: self.release(session_id))
         self._courtesy_ends = time.monotonic() + COURTESY
         self._turn()
         return held
@@ -250,6 +253,8 @@ class Pool:
     def _offer(self, held: PooledBox) -> None:
         """Give a fresh box to whoever waits longest, or keep it warm."""
         held.state = State.WARM
+        if held.session_id is not None:
+            self._watch.end(held.box)
         held.session_id = held.allocated = None
         if self._waiting:
             session_id, waiter = next(iter(self._waiting.items()))
@@ -274,12 +279,12 @@ class Pool:
 
     def _stop(self, held: PooledBox) -> None:
         held.state = State.STOPPED
+        self._watch.stop(held.box)
         asyncio.get_running_loop().remove_reader(held.sock)
         with suppress(OSError):  # the other end went first
             held.sock.shutdown(socket.SHUT_RDWR)
         held.sock.close()
-        facts = None if held.session_id is None else self._facts(held, held.session_id)
-        self._stopping.append(Removal(held.box, facts))
+        self._stopping.append(Removal(held.box, self._facts(held) if held.session_id is not None else None))
 
     def _ended(self, held: PooledBox) -> None:
         """The box's init ended, or what stands in it for us."""
@@ -381,28 +386,16 @@ class Pool:
             raise
         else:
             if facts is not None:
-                self._state_excess(box.id, copied)
-                kept = await self._forensics.add(facts) if self._forensics else None
+                kept = await self._forensics.add(facts, copied) if self._forensics else None
                 self._emit(
                     events.ContainerStopped(
                         container_id=box.id, session_id=facts.session_id, kept=None if kept is None else str(kept)
                     )
                 )
+            self._watch.end(box)
         finally:
             self._destroying -= 1
             self._turn()
-
-    def _state_excess(self, container_id: str, copied: Copied | None) -> None:
-        for name in sorted(copied.exceeded) if copied else ():
-            setting = f"box_{name}"
-            self._emit(
-                events.LimitReached(
-                    limit=f"container_pool.forensics.{setting}",
-                    value=getattr(self._config.forensics, setting),
-                    container_id=container_id,
-                    detail="not all that changed in the container was kept",
-                )
-            )
 
     def _defer(self, removal: Removal, reason: str) -> None:
         """Try again later; a pool that closes leaves the box to the engine."""
@@ -420,13 +413,5 @@ class Pool:
         timer = asyncio.get_running_loop().call_later(min(longest, first * 2.0 ** min(removal.attempts, 30)), again)
         self._deferred[timer] = removal
 
-    def _facts(self, held: PooledBox, session_id: str) -> Facts:
-        return Facts(
-            container_id=held.id,
-            session_id=session_id,
-            engine=self._engine.name,
-            image=self._config.image,
-            created=held.created,
-            allocated=held.allocated or held.created,
-            stopped=time.time(),
-        )
+    def _facts(self, held: PooledBox) -> Facts:
+        return held.facts(self._engine.name, self._config.image)

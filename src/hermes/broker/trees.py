@@ -307,9 +307,18 @@ def _text(path: bytes) -> str:
 # ---- measuring
 
 
-def measure(directory: Path, max_entries: int) -> tuple[int, bool]:
-    """Bytes on disk of everything in it, hard links counted once, and whether all of it was seen."""
+class Measured(NamedTuple):
+    """Bytes on disk of everything in a tree, hard links counted once; the entries seen; whether that was all."""
+
+    bytes: int
+    entries: int
+    whole: bool
+
+
+def measure(directory: Path, max_entries: int) -> Measured:
+    """Measure a tree, which may be changing. Stops at more than `max_entries`, and at a directory that was moved meanwhile."""
     total = seen = 0
+    whole = True
     linked: set[tuple[int, int]] = set()
     fd = os.open(directory, _DIRECTORY)
     pending: list[tuple[tuple[int, int], list[str]]] = []  # by level, which directory it is, and those in it still to enter
@@ -320,8 +329,11 @@ def measure(directory: Path, max_entries: int) -> tuple[int, bool]:
                 for entry in entries:
                     seen += 1
                     if seen > max_entries:
-                        return total, False
-                    status = entry.stat(follow_symlinks=False)
+                        return Measured(total, seen, False)
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
                     if stat.S_ISDIR(status.st_mode):
                         names.append(entry.name)
                     elif status.st_nlink > 1:
@@ -330,15 +342,24 @@ def measure(directory: Path, max_entries: int) -> tuple[int, bool]:
                         linked.add((status.st_dev, status.st_ino))
                     total += status.st_blocks * 512
             pending.append((_identity(fd), names))
-            while pending and not pending[-1][1]:
-                pending.pop()
-                if pending:
-                    fd = _replace(fd, os.open("..", _DIRECTORY, dir_fd=fd))
-                    if _identity(fd) != pending[-1][0]:
-                        return total, False  # it was moved meanwhile, perhaps to where this must not go
-            if not pending:
-                return total, True
-            fd = _replace(fd, open_beneath(fd, pending[-1][1].pop(), _DIRECTORY))
+            entered = False
+            while pending and not entered:
+                if not pending[-1][1]:
+                    pending.pop()
+                    if pending:
+                        fd = _replace(fd, os.open("..", _DIRECTORY, dir_fd=fd))
+                        if _identity(fd) != pending[-1][0]:
+                            return Measured(total, seen, False)  # it was moved, perhaps to where this must not go
+                    continue
+                try:
+                    fd = _replace(fd, open_beneath(fd, pending[-1][1].pop(), _DIRECTORY))
+                    entered = True
+                except FileNotFoundError:
+                    continue
+                except OSError:
+                    whole = False
+            if not entered:
+                return Measured(total, seen, whole)
     finally:
         os.close(fd)
 

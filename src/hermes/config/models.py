@@ -252,6 +252,11 @@ class LimitsConfig(Section):
     """Processes and threads."""
     cpus: float = Field(default=1.0, ge=0.01, le=4096)
     """CPUs' worth of time (quota over a 100 ms period; below 1.0 the prompt stutters)."""
+    cpu_burst: float = Field(default=1.0, ge=0, le=4096)
+    """CPUs' worth of time that was not used before and may be used on top within one period, at most `cpus`; keeps the prompt of
+    an idle container quick."""
+    cpu_weight: int = Field(default=100, ge=1, le=10_000)
+    """Share of the CPU that a container gets where all want it; 100 is what everything else on the machine has."""
     open_files: int = Field(default=1024, ge=64, le=1_048_576)
     """Open files a process (RLIMIT_NOFILE)."""
     file_size: Bytes = Field(default=512 * 1024 * 1024, ge=1024 * 1024)
@@ -260,6 +265,8 @@ class LimitsConfig(Section):
     """Bytes that everything the container changes on its disk may take; past it the disk is full."""
     inodes: int = Field(default=65_536, ge=1024, le=16_777_216)
     """Files, directories and links that it may make on its disk."""
+    lifetime: Seconds = 7200
+    """Seconds a session may hold a container, whatever it does; then the container is stopped. 0 for no limit."""
     disk_backing: Literal["ext4", "tmpfs"] = "ext4"
     """Where that disk is (`local` engine): `ext4`, in a sparse file under `data_dir` that shows as a disk of ordinary size, most
     of it full, or `tmpfs`, in memory that counts as the container's; then `limits.disk` must be less than `limits.memory`."""

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -70,8 +71,8 @@ class FakeEngine:
         self._control: socket.socket | None = None
         self._boxes: dict[str, _FakeBox] = {}
 
-    async def start(self) -> None:
-        """See `Engine`."""
+    async def start(self, *, spare: Collection[str] = ()) -> None:
+        """See `Engine`. There is nothing to spare: boxes end with the engine that made them."""
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         with theirs:
@@ -125,6 +126,13 @@ class FakeEngine:
             ours.close()
             raise
         return ours
+
+    async def recover(self, container_id: str, *, keep: Path | None) -> Copied | None:
+        """See `Engine`."""
+        return None
+
+    def look(self, box: Box) -> None:
+        """See `Engine`. It has no limits; what a test puts into `box.reached` stays."""
 
     async def freeze(self, box: Box) -> None:
         """See `Engine`."""
@@ -180,9 +188,17 @@ class WrappedEngine:
         self.created = 0
         """Calls of `create`."""
 
-    async def start(self) -> None:
+    async def start(self, *, spare: Collection[str] = ()) -> None:
         """See `Engine`."""
-        await self.engine.start()
+        await self.engine.start(spare=spare)
+
+    async def recover(self, container_id: str, *, keep: Path | None) -> Copied | None:
+        """See `Engine`."""
+        return await self.engine.recover(container_id, keep=keep)
+
+    def look(self, box: Box) -> None:
+        """See `Engine`."""
+        self.engine.look(box)
 
     async def create(self, container_id: str) -> Box:
         """See `Engine`."""

@@ -118,7 +118,7 @@ def test_the_end_of_the_boot_makes_a_box_and_its_processes_usual(tmp_path: Path,
                 os.setpriority(os.PRIO_PROCESS, process.pid, 10)
             (tmp_path / "h/box/cgroup.procs").write_text(f"{first.pid}\n{2**22}\n")
             (inner / "cgroup.procs").write_text(f"{second.pid}\n")
-            box.end_boot()
+            box.end_boot(100, 0)
             assert [os.getpriority(os.PRIO_PROCESS, process.pid) for process in (first, second)] == [0, 0]
         finally:
             first.kill()
@@ -139,7 +139,7 @@ def test_processes_forked_meanwhile_become_usual_too(tmp_path: Path, monkeypatch
         procs.write_text("".join(f"{pid}\n" for pid in range(11, min(pid + 2, 14))))
 
     monkeypatch.setattr(os, "setpriority", forks)
-    box.end_boot()
+    box.end_boot(100, 0)
     assert made == [11, 12, 13]
 
 

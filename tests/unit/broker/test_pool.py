@@ -13,6 +13,7 @@ from hermes.broker.engines.base import Box, Engine
 from hermes.broker.forensics import Forensics
 from hermes.broker.plan import PooledBox, State
 from hermes.broker.pool import Pool
+from hermes.broker.trees import Copied
 from hermes.config import ContainerPoolConfig
 from hermes.config.models import ForensicsConfig
 from hermes.container.messages import BrokerEvent
@@ -157,7 +158,7 @@ async def test_release_ends_the_box(make: Make, seen: Seen) -> None:
     pool.release("one")
     assert box.state is State.STOPPED
     stopped = await seen.times("container.stopped")
-    assert stopped.fields == {"container_id": box.id, "session_id": "one"}
+    assert stopped.fields == {"container_id": box.id, "session_id": "one", "recovered": False}
     assert not alive(box.box.pid)
     pool.release("one")
     pool.release("never heard of")
@@ -547,10 +548,10 @@ class Sticky(WrappedEngine):
 
     stuck = True
 
-    async def destroy(self, box: Box, *, keep: Path | None = None) -> None:
+    async def destroy(self, box: Box, *, keep: Path | None = None) -> Copied | None:
         if self.stuck:
             raise EngineError("device is busy")
-        await super().destroy(box, keep=keep)
+        return await super().destroy(box, keep=keep)
 
 
 @pytest.mark.asyncio
@@ -636,17 +637,18 @@ async def test_a_sessions_box_is_kept_a_warm_one_is_not(make: Make, seen: Seen, 
     assert (tmp_path / "stopped" / box.id / "changes").is_dir()
     assert pool.status().stopped == 1
     await pool.close()
-    assert [path.name for path in (tmp_path / "stopped").iterdir()] == [box.id]
+    assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == [".held", box.id]
+    assert list((tmp_path / "stopped" / ".held").iterdir()) == []
     await forensics.close()
 
 
 @pytest.mark.asyncio
 async def test_what_cannot_be_kept_is_removed_all_the_same(make: Make, seen: Seen, tmp_path: Path) -> None:
     class Full(WrappedEngine):
-        async def destroy(self, box: Box, *, keep: Path | None = None) -> None:
+        async def destroy(self, box: Box, *, keep: Path | None = None) -> Copied | None:
             if keep is not None:
                 raise EngineError("No space left on device")
-            await super().destroy(box)
+            return await super().destroy(box)
 
     forensics = Forensics(tmp_path / "stopped", ForensicsConfig(), emit=seen)
     await forensics.start()
@@ -656,4 +658,79 @@ async def test_what_cannot_be_kept_is_removed_all_the_same(make: Make, seen: See
     stopped = await seen.times("container.stopped")
     assert "kept" not in stopped.fields
     assert seen.of("engine.failed")[0].fields["reason"] == "No space left on device"
+    await forensics.close()
+
+
+# ---- limits
+
+
+@pytest.mark.asyncio
+async def test_a_box_that_a_session_holds_is_noted_until_it_is_kept(make: Make, seen: Seen, tmp_path: Path) -> None:
+    forensics = Forensics(tmp_path / "stopped", ForensicsConfig(), emit=seen)
+    assert await forensics.start() == []
+    pool = await make(size=1, forensics=forensics)
+    box = await pool.allocate("one")
+    again = Forensics(tmp_path / "stopped", ForensicsConfig(), emit=seen)
+    (facts,) = await again.start()
+    assert (facts.container_id, facts.session_id, facts.engine) == (box.id, "one", "fake")
+    await again.close()
+    pool.release("one")
+    await seen.times("container.stopped")
+    assert await again.start() == []
+    await again.close()
+    await pool.close()
+    await forensics.close()
+
+
+@pytest.mark.asyncio
+async def test_a_box_that_nobody_saw_is_not_noted_any_more(make: Make, seen: Seen, tmp_path: Path) -> None:
+    forensics = Forensics(tmp_path / "stopped", ForensicsConfig(), emit=seen)
+    await forensics.start()
+    engine = NeverEngine()
+    pool = await make(engine, size=1, forensics=forensics)
+    waiting = asyncio.ensure_future(pool.allocate("one"))
+    await asyncio.sleep(0)
+    engine.go.set()
+    await seen.times("container.created")
+    waiting.cancel()
+    await seen.until(lambda: warm(pool) == 1)
+    again = Forensics(tmp_path / "stopped", ForensicsConfig(), emit=seen)
+    assert await again.start() == []
+    await again.close()
+    await pool.close()
+    await forensics.close()
+
+
+@pytest.mark.asyncio
+async def test_a_box_has_a_lifetime(make: Make, seen: Seen) -> None:
+    pool = await make(size=1, limits={"lifetime": 0.05})
+    box = await pool.allocate("one")
+    with box.sock.dup() as fronts:
+        reached = await seen.times("limit.reached")
+        assert fronts.recv(10) == b""
+    assert (reached.fields["limit"], reached.fields["value"]) == ("container_pool.limits.lifetime", 0.05)
+    assert reached.fields["container_id"] == box.id
+    await seen.times("container.stopped")
+    assert (await pool.allocate("one")) is not box
+    assert len(seen.of("limit.reached")) == 1
+
+
+@pytest.mark.asyncio
+async def test_what_was_too_much_to_keep_is_stated(make: Make, seen: Seen, tmp_path: Path) -> None:
+    class Cut(WrappedEngine):
+        async def destroy(self, box: Box, *, keep: Path | None = None) -> Copied | None:
+            await super().destroy(box, keep=keep)
+            return Copied(exceeded={"depth", "bytes"})
+
+    forensics = Forensics(tmp_path / "stopped", ForensicsConfig(box_depth=77), emit=seen)
+    await forensics.start()
+    pool = await make(Cut(), size=1, forensics=forensics)
+    box = await pool.allocate("one")
+    pool.release("one")
+    await seen.times("container.stopped")
+    first, second = seen.of("limit.reached")
+    assert first.fields["limit"] == "container_pool.forensics.box_bytes"
+    assert (second.fields["limit"], second.fields["value"]) == ("container_pool.forensics.box_depth", 77)
+    assert {first.fields["container_id"], second.fields["container_id"]} == {box.id}
+    await pool.close()
     await forensics.close()

@@ -305,15 +305,15 @@ def test_a_file_that_cannot_be_read_is_noted(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_hostile_tree_is_measured_as_what_it_holds(hostile: Path) -> None:
-    size, complete = measure(hostile, 100_000)
+    size, entries, complete = measure(hostile, 100_000)
+    assert entries > 2000
     assert complete
     directories = 2000 * 4096
     assert 40_960 <= size <= 40_960 + directories + 100 * 4096
 
 
 def test_measuring_stops_at_its_budget(hostile: Path) -> None:
-    _, complete = measure(hostile, 1000)
-    assert not complete
+    assert measure(hostile, 1000)[1:] == (1001, False)
 
 
 def test_measuring_does_not_follow_a_directory_that_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,8 +329,23 @@ def test_measuring_does_not_follow_a_directory_that_moves(tmp_path: Path, monkey
 
     monkeypatch.setattr(trees, "open_beneath", moving)
     before = descriptors()
-    assert measure(tmp_path / "tree", 1000)[1] is False
+    assert measure(tmp_path / "tree", 1000).whole is False
     assert descriptors() == before
+
+
+def test_measuring_goes_on_where_something_has_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / "tree" / name).mkdir(parents=True)
+        (tmp_path / "tree" / name / "file").write_bytes(b"x" * 5000)
+    real = linux.open_beneath
+
+    def gone(directory: int, name: str, flags: int) -> int:
+        if name == "b":
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return real(directory, name, flags)
+
+    monkeypatch.setattr(trees, "open_beneath", gone)
+    assert measure(tmp_path / "tree", 1000)[1:] == (5, True)
 
 
 # ---- removing

@@ -1,7 +1,7 @@
 """What an engine is: it makes boxes, opens them, freezes, stops and lists them. One conformance suite holds for all."""
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,8 @@ class Box:
     pid: int = 0
     on_exit: list[Callable[[], None]] = field(default_factory=list)
     """Called once, from the event loop, when the box's init ends for whatever reason."""
+    reached: dict[str, int] = field(default_factory=dict)
+    """How often it reached which limit, by name in `container_pool.limits`, when it was last looked at."""
 
 
 class Engine(Protocol):
@@ -29,8 +31,17 @@ class Engine(Protocol):
     runtime: str
     """The OCI runtime that makes its boxes, as far as it is known."""
 
-    async def start(self) -> None:
-        """Make ready: check the runtime and the image, clean up what an earlier run left (`list_owned` is empty after)."""
+    async def start(self, *, spare: Collection[str] = ()) -> None:
+        """Make ready: check the runtime and the image, end every box that an earlier run left, and remove it all.
+
+        Of boxes in `spare`, what they changed stays, for `recover`; `list_owned` names only those after.
+        """
+
+    async def recover(self, container_id: str, *, keep: Path | None) -> Copied | None:
+        """Keep the changes of a box that was spared, as `destroy` does, and remove all of it. Safe to call twice.
+
+        It is removed even if its changes cannot be kept; `EngineError` says so.
+        """
 
     async def create(self, container_id: str) -> Box:
         """Return a running box. On failure or cancellation nothing of it is left."""
@@ -40,6 +51,9 @@ class Engine(Protocol):
 
         Called once a box, before it is handed out. Processes started over it end with the box, not with the socket.
         """
+
+    def look(self, box: Box) -> None:
+        """Bring `box.reached` up to date, without waiting for anything. `destroy` does it too. Never fails."""
 
     async def freeze(self, box: Box) -> None:
         """Stop every process of the box where it is. Return when they are stopped."""

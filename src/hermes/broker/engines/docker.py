@@ -9,15 +9,16 @@ import json
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from aiodocker import Docker, DockerError
 
+from hermes.broker import cgroups
 from hermes.broker.engines import docker_changes
 from hermes.broker.engines.base import Box
 from hermes.broker.engines.docker_container import (
@@ -29,12 +30,14 @@ from hermes.broker.engines.docker_container import (
     occupied_tmp,
     pidfd_of,
 )
+from hermes.broker.engines.docker_daemon import CALL_TIMEOUT, asking, can_limit_disk, caught, is_here, require_version, warnings
+from hermes.broker.engines.docker_disk import DiskWatch, upper_directory
 from hermes.broker.engines.docker_exec import DockerExecServer
 from hermes.broker.engines.docker_image import ready_image
 from hermes.broker.engines.docker_runtime import is_gvisor
 from hermes.broker.engines.docker_stream import FAULTS
-from hermes.broker.engines.exec_server import one_line
 from hermes.broker.forensics import budget
+from hermes.broker.gauges import Gauge
 from hermes.broker.image import Image
 from hermes.broker.policy import Policy
 from hermes.broker.trees import Copied
@@ -44,11 +47,7 @@ from hermes.errors import EngineError
 from hermes.tasks import TaskOwner
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
-OLDEST_API = (1, 40)
-CALL_TIMEOUT = 30.0
-"""Seconds the daemon has to answer anything but the creation of a container."""
 REMOVERS = 8
 """Containers removed at the same time."""
 _RETRIES = (0.5, 15.0)
@@ -72,6 +71,7 @@ class _Cell:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     removal: "asyncio.Task[EngineError | None] | None" = None
     copied: Copied | None = None
+    gauge: Gauge | None = None
 
 
 class DockerEngine:
@@ -93,19 +93,18 @@ class DockerEngine:
         self._cells: dict[str, _Cell] = {}
         self._tasks = TaskOwner("docker")
         self._removers = asyncio.Semaphore(REMOVERS)
+        self._spared: set[str] = set()
+        self._enforced = False
+        self._disks = DiskWatch(config.limits, freeze=self._set_frozen, exceeded=self._exceeded)
+        self._trees = cgroups.hierarchies()
 
     # ---- the engine's life
 
-    async def start(self) -> None:
-        """Make ready: check the daemon, bring it the image, remove what an earlier run left."""
+    async def start(self, *, spare: Collection[str] = ()) -> None:
+        """Make ready: check the daemon, bring it the image, end what an earlier run left, and remove it but for `spare`."""
         async with self._asking("ask for the version"):
             version = await self._docker.version()
-        api = tuple(int(part) for part in str(version.get("ApiVersion", "0")).split("."))
-        if api < OLDEST_API or version.get("Os") != "linux":
-            oldest = ".".join(map(str, OLDEST_API))
-            raise EngineError(
-                f"docker: {version.get('Version')} for {version.get('Os')} will not do: API {oldest} on Linux is needed"
-            )
+        require_version(version)
         async with self._asking("ask for the runtimes"):
             self._gvisor = await is_gvisor(self._docker, self._config.runtime)
         if self._gvisor:
@@ -115,9 +114,39 @@ class DockerEngine:
         if self._gvisor and self._config.docker.entry == "spawner":
             raise EngineError("docker: the default runtime is gVisor, which no spawner can enter: set docker.entry to auto")
         self._reference = await ready_image(self._docker, self._image)
-        for container_id in await self.list_owned():
-            log.info("removing a container that an earlier run left", container=container_id)
+        self._spared = set(spare) & set(left := await self.list_owned())
+        if left:
+            log.warning("containers of an earlier run ended", count=len(left))
         await self._remove_owned()
+        await asyncio.gather(*(self._kill(name_of(container_id)) for container_id in self._spared))
+        await self._limit_disks()
+
+    async def _limit_disks(self) -> None:
+        """Find out who holds the limit of a container's disk, and say what it means if it is nobody."""
+        async with self._asking("ask for its storage driver"):
+            told = await self._docker._query_json("info")
+            self._enforced = await can_limit_disk(self._docker, self._reference, self._config.limits, self._instance)
+        for warning in warnings(told, enforced=self._enforced, local=is_here(told)):
+            log.warning(warning)
+        if not self._enforced:
+            self._tasks.spawn(self._disks.run(), name="disks")
+
+    async def recover(self, container_id: str, *, keep: Path | None) -> Copied | None:
+        """Keep what changed in a container that was spared, and remove it."""
+        try:
+            if container_id not in self._spared or keep is None:
+                return None
+            async with self._asking("keep what changed in a container", _KEEP_TIMEOUT):
+                details = await self._docker.containers.container(name_of(container_id)).show()
+                return await self._changes(name_of(container_id), details).keep(keep)
+        finally:
+            self._spared.discard(container_id)
+            await self._remove(container_id)
+
+    def look(self, box: Box) -> None:
+        """Bring `box.reached` up to date, where the container's cgroups are on this machine."""
+        if (cell := self._cells.get(box.id)) is not None and cell.gauge is not None:
+            cell.gauge.read(box.reached)
 
     async def close(self) -> None:
         """Destroy every box and let go of all resources. Those are let go of even if EngineError says that boxes are left."""
@@ -146,7 +175,8 @@ class DockerEngine:
         return [str(container["Labels"].get(BOX_LABEL, container["Id"])) for container in found]
 
     async def _remove_owned(self) -> None:
-        await asyncio.gather(*(self._remove(container_id) for container_id in await self.list_owned()))
+        owned = set(await self.list_owned()) - self._spared
+        await asyncio.gather(*(self._remove(container_id) for container_id in owned))
 
     # ---- a box's life
 
@@ -154,7 +184,7 @@ class DockerEngine:
         """Return a running box. On failure or cancellation nothing of it is left, or goes as soon as the daemon answers again."""
         if not _ID.fullmatch(container_id):
             raise EngineError(f"docker: {container_id!r} cannot be a container's id")
-        making = self._tasks.spawn(_caught(self._create(container_id)), name=f"create {container_id}")
+        making = self._tasks.spawn(caught(self._create(container_id)), name=f"create {container_id}")
         try:
             cell = await asyncio.shield(making)
         except asyncio.CancelledError:
@@ -168,7 +198,9 @@ class DockerEngine:
     async def _create(self, container_id: str) -> _Cell:
         labels = {INSTANCE_LABEL: self._instance, BOX_LABEL: container_id}
         init = self._image.init if isinstance(self._image, Image) else ()
-        wanted = container_config(self._policy, self._config, self._reference, init, labels, gvisor=self._gvisor)
+        wanted = container_config(
+            self._policy, self._config, self._reference, init, labels, gvisor=self._gvisor, disk=self._enforced
+        )
         name = name_of(container_id)
         try:
             async with self._asking("create a container", self._config.create_timeout):
@@ -198,6 +230,8 @@ class DockerEngine:
         """Return the box socket of a box: of a spawner in it where that can be, else of a stand-in that speaks the exec API."""
         cell = self._cell(box)
         entry = self._config.docker.entry
+        if cell.pidfd is not None:
+            self._settle(cell)
         if entry == "spawner" and cell.pidfd is None:
             raise EngineError("docker: container_pool.docker.entry is spawner, but the daemon is on another machine; use auto")
         if entry != "api" and cell.pidfd is not None and not self._gvisor:
@@ -212,6 +246,27 @@ class DockerEngine:
         variables = tuple(str(entry).partition("=")[0] for entry in cell.details["Config"].get("Env") or ())
         cell.server = DockerExecServer(self._docker, cell.name, ours, unset=variables)
         return theirs
+
+    def _settle(self, cell: _Cell) -> None:
+        """What Docker has no setting for, and what to look at, where the container is on this machine."""
+        with suppress(OSError):
+            paths = cgroups.of_process(cell.box.pid, self._trees)
+            cgroups.set_cpu(paths, self._policy.limits.cpu_weight, self._policy.cpu_burst)
+            cell.gauge = Gauge(paths)
+        if not self._enforced and (upper := upper_directory(cell.details)) is not None:
+            self._disks.uppers[cell.box.id] = upper
+
+    async def _set_frozen(self, container_id: str, frozen: bool) -> None:
+        with suppress(EngineError, KeyError):
+            await (self.freeze if frozen else self.thaw)(self._cells[container_id].box)
+
+    async def _exceeded(self, container_id: str, limit: str) -> None:
+        """A container took more disk than it may: end it, before it takes the host's."""
+        self._disks.uppers.pop(container_id, None)
+        if (cell := self._cells.get(container_id)) is not None:
+            cell.box.reached[limit] = 1
+            with suppress(EngineError):
+                await self._kill(cell.name)
 
     async def freeze(self, box: Box) -> None:
         """Stop every process of the box where it is."""
@@ -230,30 +285,31 @@ class DockerEngine:
             await self._remove(box.id)
             return None
         if cell.removal is None:
-            cell.removal = self._tasks.spawn(_caught(self._destroy(cell, keep)), name=f"destroy {box.id}")
+            cell.removal = self._tasks.spawn(caught(self._destroy(cell, keep)), name=f"destroy {box.id}")
         if (error := await asyncio.shield(cell.removal)) is not None:
             cell.removal = None
             raise error
         return cell.copied
 
     async def _destroy(self, cell: _Cell, keep: Path | None) -> None:
+        self._disks.uppers.pop(cell.box.id, None)
+        self.look(cell.box)
         if keep is not None:
-            await self._kill(cell)
+            await self._kill(cell.name)
             async with self._asking("keep what changed in a container", _KEEP_TIMEOUT):
-                cell.copied = await self._changes(cell).keep(keep)
+                cell.copied = await self._changes(cell.name, cell.details).keep(keep)
         await self._remove(cell.box.id)
         self._cells.pop(cell.box.id, None)
         self._init_ended(cell)
         if cell.server is not None:
             await cell.server.box_ended()
 
-    def _changes(self, cell: _Cell) -> docker_changes.Changes:
-        local = cell.box.pid != 0
-        return docker_changes.Changes(self._docker, cell.name, cell.details, budget(self._config.forensics), local=local)
+    def _changes(self, name: str, details: dict[str, Any]) -> docker_changes.Changes:
+        return docker_changes.Changes(self._docker, name, details, budget(self._config.forensics))
 
-    async def _kill(self, cell: _Cell) -> None:
+    async def _kill(self, name: str) -> None:
         """Return when nothing of the container runs any more."""
-        container = self._docker.containers.container(cell.name)
+        container = self._docker.containers.container(name)
         async with self._asking("kill a container"):
             with suppress(DockerError):
                 await container.unpause()
@@ -360,26 +416,5 @@ class DockerEngine:
             raise EngineError(f"docker: container {box.id} is gone")
         return cell
 
-    @asynccontextmanager
-    async def _asking(self, what: str, timeout: float = 0.0) -> AsyncIterator[None]:
-        timeout = timeout or CALL_TIMEOUT
-        try:
-            async with asyncio.timeout(timeout):
-                yield
-        except TimeoutError as error:
-            raise EngineError(f"docker: cannot {what}: no answer in {timeout:g} s") from error
-        except FAULTS as error:
-            if isinstance(error, DockerError) and error.status != 900:
-                raise EngineError(f"docker: cannot {what}: {one_line(error)}") from error
-            host = self._config.docker.host
-            raise EngineError(
-                f"docker: cannot {what}: {host} does not answer; is dockerd running? (systemctl start docker)"
-            ) from error
-
-
-async def _caught(work: Awaitable[T]) -> "T | EngineError":
-    """The outcome as a value: a task whose failure somebody waits for is no failure of its owner's."""
-    try:
-        return await work
-    except EngineError as error:
-        return error
+    def _asking(self, what: str, timeout: float = CALL_TIMEOUT) -> AbstractAsyncContextManager[None]:
+        return asking(self._config.docker.host, what, timeout)

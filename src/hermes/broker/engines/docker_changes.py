@@ -22,6 +22,7 @@ import structlog
 from aiodocker import Docker, DockerError
 
 from hermes.broker import boxfs
+from hermes.broker.engines.docker_disk import upper_directory
 from hermes.broker.trees import Budget, Copied
 
 log = structlog.get_logger(__name__)
@@ -40,12 +41,10 @@ class Changes:
     container: str
     details: dict[str, Any]
     budget: Budget
-    local: bool
-    """The daemon's files are on this machine."""
 
     async def keep(self, directory: Path) -> Copied:
         """Bring them to `directory`/changes, which becomes root's alone. OSError, or what aiodocker raises, if that fails."""
-        upper = self._upper()
+        upper = upper_directory(self.details)
         if upper is not None:
             return await asyncio.to_thread(boxfs.keep, upper, directory, self.budget)
         await asyncio.to_thread(_prepare, directory)
@@ -54,14 +53,6 @@ class Changes:
         copied = await self._fetch(tree)
         await asyncio.to_thread(tree.link)
         return copied
-
-    def _upper(self) -> Path | None:
-        driver = self.details.get("GraphDriver") or {}
-        data = driver.get("Data") or {}
-        if not self.local or not str(driver.get("Name", "")).startswith("overlay") or not data.get("UpperDir"):
-            return None
-        upper = Path(data["UpperDir"])
-        return upper if upper.is_dir() else None
 
     async def _fetch(self, tree: "Tree") -> Copied:
         copied = Copied()

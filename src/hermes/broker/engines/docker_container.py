@@ -28,8 +28,9 @@ def container_config(
     labels: dict[str, str],
     *,
     gvisor: bool = False,
+    disk: bool = False,
 ) -> dict[str, Any]:
-    """What Docker is told to create. An empty `init` stands for a shell that does nothing."""
+    """What Docker is told to create. An empty `init` stands for a shell that does nothing. `disk`: the daemon can limit it."""
     limits = config.limits
     shm = limits.memory // 4
     return {
@@ -60,6 +61,8 @@ def container_config(
             "MemorySwap": limits.memory,
             "PidsLimit": sandbox_pids(limits.pids) if gvisor else limits.pids,
             "NanoCpus": round(limits.cpus * 1e9),
+            "CpuShares": max(2, limits.cpu_weight * 1024 // 100),
+            **({"StorageOpt": {"size": str(limits.disk)}} if disk else {}),
             "ShmSize": shm,
             "Tmpfs": {"/run": f"rw,nosuid,nodev,mode=755,size={shm}"} if init else {},
             "Ulimits": [

@@ -14,9 +14,8 @@ import os
 import secrets
 import signal
 import socket
-import stat
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,13 +24,14 @@ from typing import ParamSpec, Protocol, TypeVar
 import structlog
 
 from hermes.broker import cgroups, programs, trees
-from hermes.broker.boxfs import IDS, BoxFiles, own_working_directory, throw_away
+from hermes.broker.boxfs import IDS, BoxFiles, Places, own_working_directory, throw_away
 from hermes.broker.cgroups import BoxCgroup
 from hermes.broker.disks import Disks
 from hermes.broker.engines.base import Box
 from hermes.broker.engines.freezing import set_frozen
 from hermes.broker.engines.oci_exec import OciExecServer
 from hermes.broker.forensics import budget
+from hermes.broker.gauges import Gauge
 from hermes.broker.janitor import sweep
 from hermes.broker.oci import Runtime, config, occupy_tmp
 from hermes.broker.policy import Policy
@@ -73,12 +73,18 @@ class _Cell:
     slot: int
     files: BoxFiles
     cgroup: BoxCgroup
+    limit: int
+    """Bytes of its disk."""
     pidfd: int = -1
+    gauge: Gauge = field(init=False)
     server: OciExecServer | None = None
     """Starts processes in it where no spawner can."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     ending: "asyncio.Task[EngineError | None] | None" = None
     copied: trees.Copied | None = None
+
+    def __post_init__(self) -> None:
+        self.gauge = Gauge(self.cgroup.paths, self.files.disk, self.limit)
 
 
 class LocalEngine:
@@ -94,10 +100,8 @@ class LocalEngine:
         self.runtime_dir = runtime_dir or Path("/run/hermes") / instance
         self._config = config
         self._image = image
-        self._bundles = self.runtime_dir / "boxes"
-        self._stores = data_dir / "boxes"
+        self._places = Places(self.runtime_dir, data_dir)
         self._disks = Disks(data_dir / "templates", config.limits)
-        self._trash = data_dir / "trash"
         self._instance = instance
         self._cgroup = f"/hermes-{instance}"
         self._base = (1 + block_of(instance)) * SLOTS * IDS
@@ -116,7 +120,7 @@ class LocalEngine:
 
     # ---- the contract
 
-    async def start(self) -> None:
+    async def start(self, *, spare: Collection[str] = ()) -> None:
         try:
             if not (self._image.rootfs / "etc").is_dir():
                 raise EngineError(f"the image has no root file system at {self._image.rootfs}")
@@ -125,24 +129,12 @@ class LocalEngine:
                 self._trees = cgroups.hierarchies()
             self._swap = cgroups.counts_swap(self._trees)
             self.policy.bpf()
-            await self._clean_up()
+            await self._clean_up(frozenset(spare))
             await self._in_thread(self._disks.prepare)
             await self.zygote.start()
             await self._choose_runtime()
         except (OSError, ConfigError, MachineError) as error:
             raise EngineError(f"the local engine cannot start: {_told(error)}") from error
-
-    def _make_directories(self) -> None:
-        for directory in (self._stores, self._trash):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            directory.chmod(0o700)
-        # The runtime looks for a box's root file system as the box's root, a stranger to the host: it must get through.
-        for directory in (self.runtime_dir.parent, self.runtime_dir, self._bundles):
-            directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-            directory.chmod(stat.S_IMODE(directory.stat().st_mode) | 0o711)
-        for directory in self.runtime_dir.parents:
-            if not directory.stat().st_mode & stat.S_IXOTH:
-                raise EngineError(f"boxes cannot be made below {directory}: others may not enter it (chmod o+x)")
 
     async def _choose_runtime(self) -> None:
         """Take the first runtime that can make a box here."""
@@ -153,7 +145,7 @@ class LocalEngine:
             if program is None:
                 failures.append(f"{name} is not installed (apt-get install {name})")
                 continue
-            self._runtime = Runtime(program, self.runtime_dir / "runtime")
+            self._runtime = Runtime(program, self._places.runtime)
             self._bpf = base64.b64encode(self.policy.bpf()).decode() if self._runtime.is_crun else None
             try:
                 await self._try()
@@ -199,11 +191,15 @@ class LocalEngine:
         else:
             sock = await self.zygote.enter(box.pid, policy=self.policy, pidfd=cell.pidfd)
         try:
-            cell.cgroup.end_boot()
+            cell.cgroup.end_boot(self.policy.limits.cpu_weight, self.policy.cpu_burst)
         except OSError as error:
             sock.close()
             raise EngineError(f"box {box.id} cannot be opened: {error}") from error
         return sock
+
+    def look(self, box: Box) -> None:
+        if (cell := self._cells.get(box.id)) is not None:
+            cell.gauge.read(box.reached)
 
     async def freeze(self, box: Box) -> None:
         await set_frozen(self._cell(box).cgroup, True, patience=_END_TIMEOUT)
@@ -233,7 +229,7 @@ class LocalEngine:
         await asyncio.to_thread(self._threads.shutdown)
         if not failures:
             await self._empty(BoxCgroup(self._cgroup, self._trees))
-        for directory in (self._bundles, self.runtime_dir / "runtime", self.runtime_dir):
+        for directory in (self._places.bundles, self._places.runtime, self.runtime_dir):
             with contextlib.suppress(OSError):
                 directory.rmdir()
         if failures:
@@ -248,9 +244,9 @@ class LocalEngine:
             raise EngineError(f"box {container_id} exists")
         if not self._free:
             raise EngineError(f"all {SLOTS} ranges of user ids are taken")
-        files = BoxFiles(self._bundles / container_id, self._stores / container_id)
+        files = self._places.files(container_id)
         cgroup = BoxCgroup(f"{self._cgroup}/{container_id}", self._trees)
-        cell = self._cells[container_id] = _Cell(Box(container_id), self._free.pop(), files, cgroup)
+        cell = self._cells[container_id] = _Cell(Box(container_id), self._free.pop(), files, cgroup, self._config.limits.disk)
         return cell
 
     async def _create(self, cell: _Cell) -> None:
@@ -318,7 +314,7 @@ class LocalEngine:
             await self._kill(cell)
             if keep is not None:
                 cell.copied = await self._in_thread(cell.files.keep, keep, budget(self._config.forensics))
-            doomed = await self._in_thread(self._take_down, cell.files, cell.box.id)
+            doomed = await self._in_thread(self._places.take_down, cell.files)
         except (OSError, EngineError) as error:
             return EngineError(f"box {cell.box.id} cannot be removed: {error}")
         if cell.pidfd >= 0:
@@ -332,6 +328,7 @@ class LocalEngine:
         return None
 
     async def _kill(self, cell: _Cell) -> None:
+        cell.gauge.read(cell.box.reached)
         with contextlib.suppress(OSError):
             cell.cgroup.freeze(False)
         if cell.pidfd >= 0 and not cell.ended.is_set():
@@ -355,12 +352,6 @@ class LocalEngine:
         except TimeoutError as error:
             raise EngineError(f"cgroup {cgroup.name} still holds {sorted(cgroup.pids())} after {_END_TIMEOUT:g} s") from error
 
-    def _take_down(self, files: BoxFiles, container_id: str) -> Path | None:
-        files.unmount()
-        if self._runtime is not None:
-            self._runtime.forget(container_id)
-        return files.discard(self._trash)
-
     async def _delete(self, pit: Path) -> None:
         """Delete what is left of a box. One at a time: the larger its disk, the longer that takes."""
         async with self._deleting:
@@ -373,23 +364,29 @@ class LocalEngine:
 
     def _owned(self) -> list[str]:
         found = cgroups.children(self._cgroup, cgroups.hierarchies())
-        for directory in (self._bundles, self._stores):
-            with contextlib.suppress(FileNotFoundError):
-                found.update(entry.name for entry in directory.iterdir())
+        found |= self._places.names()
         return sorted(found)
 
-    async def _clean_up(self) -> None:
-        """Remove every box that an earlier run left, and all the rest of it."""
+    async def recover(self, container_id: str, *, keep: Path | None) -> trees.Copied | None:
+        files = self._places.files(container_id)
+        try:
+            return await self._in_thread(self._places.recover, files, keep, budget(self._config.forensics))
+        except OSError as error:
+            raise EngineError(f"changes of box {container_id} cannot be kept: {_told(error)}") from error
+
+    async def _clean_up(self, spare: frozenset[str]) -> None:
+        """End every box that an earlier run left, and remove all but the disks of those in `spare`."""
         left = await self._in_thread(self._owned)
         await self._in_thread(sweep, self._instance, self.runtime_dir)
-        self._make_directories()
+        self._places.prepare()
         for container_id in left:
-            files = BoxFiles(self._bundles / container_id, self._stores / container_id)
-            await self._in_thread(self._take_down, files, container_id)
+            files = self._places.files(container_id)
+            if container_id not in spare or not files.image.exists():
+                await self._in_thread(self._places.take_down, files)
         if left:
-            log.warning("boxes of an earlier run removed", count=len(left))
-        for doomed in list(self._trash.iterdir()):
-            pit = throw_away(doomed, self._trash)
+            log.warning("boxes of an earlier run ended", count=len(left))
+        for doomed in list(self._places.trash.iterdir()):
+            pit = throw_away(doomed, self._places.trash)
             self._tasks.spawn(self._delete(pit), name=f"delete {pit.name}")
 
     # ---- small things

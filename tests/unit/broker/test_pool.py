@@ -18,6 +18,7 @@ from hermes.config import ContainerPoolConfig
 from hermes.config.models import ForensicsConfig
 from hermes.container.messages import BrokerEvent
 from hermes.errors import AllocationError, EngineError
+from hermes.tasks import TaskOwner
 from hermes.testing import BrokenEngine, FakeEngine, NeverEngine, SlowEngine
 from hermes.testing.engines import WrappedEngine
 
@@ -688,12 +689,13 @@ async def test_a_box_that_nobody_saw_is_not_noted_any_more(make: Make, seen: See
     await forensics.start()
     engine = NeverEngine()
     pool = await make(engine, size=1, forensics=forensics)
-    waiting = asyncio.ensure_future(pool.allocate("one"))
-    await asyncio.sleep(0)
-    engine.go.set()
-    await seen.times("container.created")
-    waiting.cancel()
-    await seen.until(lambda: warm(pool) == 1)
+    async with TaskOwner("test") as tasks:
+        waiting = tasks.spawn(pool.allocate("one"), name="allocate")
+        await asyncio.sleep(0)
+        engine.go.set()
+        await seen.times("container.created")
+        waiting.cancel()
+        await seen.until(lambda: warm(pool) == 1)
     again = Forensics(tmp_path / "stopped", ForensicsConfig(), emit=seen)
     assert await again.start() == []
     await again.close()

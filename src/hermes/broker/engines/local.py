@@ -200,6 +200,10 @@ class LocalEngine:
     def look(self, box: Box) -> None:
         if (cell := self._cells.get(box.id)) is not None:
             cell.gauge.read(box.reached)
+            if self._places.must_go(cell.files, self._config.limits.host_free) and not cell.ended.is_set():
+                box.reached["host_free"] = 1
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(cell.pidfd, signal.SIGKILL)
 
     async def freeze(self, box: Box) -> None:
         await set_frozen(self._cell(box).cgroup, True, patience=_END_TIMEOUT)

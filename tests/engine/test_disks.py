@@ -135,6 +135,18 @@ def test_nothing_on_it_is_a_device_or_raises_privileges(tmp_path: Path, place: P
     assert os.statvfs(place).f_flag & (os.ST_NOSUID | os.ST_NODEV) == os.ST_NOSUID | os.ST_NODEV
 
 
+def test_a_disk_that_is_still_mounted_is_waited_for(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make(tmp_path)
+    made.prepare()
+    made.mount_new(tmp_path / "image", place)
+    monkeypatch.setattr(disks, "_RELEASE", 0.05)
+    with pytest.raises(OSError, match="still mounted"):
+        disks.wait_until_released(tmp_path / "image")
+    monkeypatch.undo()
+    unmount_below(tmp_path)
+    disks.wait_until_released(tmp_path / "image")
+
+
 def test_mounted_again_it_can_only_be_read(tmp_path: Path, place: Path) -> None:
     made = make(tmp_path)
     made.prepare()

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes.broker.engines import docker as docker_module
-from hermes.broker.engines import docker_daemon
+from hermes.broker.engines import docker_changes
 from hermes.broker.engines.base import Box
 from hermes.broker.engines.docker import DockerEngine
 from hermes.broker.engines.docker_container import connect
@@ -33,6 +34,8 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(120, func_only=True)]
 def remote(monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon's containers look as if they ran on another machine."""
     monkeypatch.setattr(docker_module, "pidfd_of", lambda pid, container: None)
+    monkeypatch.setattr(docker_module, "upper_directory", lambda details: None)
+    monkeypatch.setattr(docker_changes, "upper_directory", lambda details: None)
 
 
 async def inspect(engine: DockerEngine, box: Box) -> dict[str, Any]:
@@ -73,6 +76,26 @@ async def test_the_daemons_own_names_are_not_seen_inside(make: Make, target_imag
     assert "hermes" not in seen.lower()
 
 
+@pytest.mark.asyncio
+async def test_a_box_that_takes_too_much_disk_is_ended(make: Make, target_image: "Image") -> None:
+    engine = make(target_image)
+    await engine.start()
+    assert not engine._enforced, "overlay2 is on a file system here that has no quotas for it"
+    box = await engine.create(new_id())
+    other = await engine.create(new_id())
+    ended = asyncio.Event()
+    box.on_exit.append(ended.set)
+    async with BoxClient(await engine.open(box)) as client, BoxClient(await engine.open(other)) as neighbour:
+        hog = await client.start("cd /root; for n in $(seq 20); do head -c 8000000 /dev/zero > $n; done; echo done; sleep 999")
+        async with asyncio.timeout(60):
+            await ended.wait()
+        hog.close()
+        assert box.reached["disk"] == 1
+        assert await neighbour.output("echo fine") == "fine"
+        assert other.reached == {}
+    await engine.destroy(box)
+
+
 # ---- a daemon on another machine
 
 
@@ -99,16 +122,24 @@ async def test_remote_box_lives_by_the_api_alone(make: Make, target_image: "Imag
     assert (changes / "root/new/link").is_symlink()
     assert (changes / "root/new/setuid").stat().st_mode & 0o7000 == 0
     assert not (changes / "usr/bin").exists()
+    assert not (changes / "root/new/fifo").exists()
+    noted = {line["path"]: line for line in map(json.loads, (kept / "manifest.jsonl").read_bytes().splitlines())}
+    assert noted["root/new/setuid"]["mode"] == "4755"
+    assert noted["root/new/link"]["target"] == "/etc/shadow"
+    assert noted["root/new/fifo"]["kind"] == "fifo"
+    assert noted["etc/issue"]["kind"] == "deleted"
 
 
 @pytest.mark.asyncio
 async def test_changes_of_a_remote_box_are_bounded(make: Make, target_image: "Image", remote: None, tmp_path: Path) -> None:
-    engine = make(target_image, forensics={"max_bytes": 3_000_000})
+    engine = make(target_image, forensics={"box_bytes": 3_000_000})
     await engine.start()
     box = await engine.create(new_id())
     async with BoxClient(await engine.open(box)) as client:
         await client.output("cd /root; for n in 1 2 3 4 5 6; do head -c 2000000 /dev/urandom > big$n; done")
-    await engine.destroy(box, keep=tmp_path / "kept")
+    copied = await engine.destroy(box, keep=tmp_path / "kept")
+    assert copied is not None
+    assert copied.exceeded == {"bytes"}
     assert 0 < sum(path.stat().st_size for path in (tmp_path / "kept/changes/root").glob("big*")) < 8_000_000
 
 
@@ -344,7 +375,7 @@ async def test_a_daemon_that_hangs(
     engine = make(image, host=daemon.host, entry="api", create_timeout=1)
     await engine.start()
     box = await engine.create(new_id())
-    monkeypatch.setattr(docker_daemon, "CALL_TIMEOUT", 1.0)
+    monkeypatch.setattr(docker_module, "CALL_TIMEOUT", 1.0)
     assert daemon.process is not None
     daemon.process.send_signal(signal.SIGSTOP)
     try:

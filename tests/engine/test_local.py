@@ -501,6 +501,33 @@ async def test_a_box_that_ends_while_it_is_opened(engine: LocalEngine, monkeypat
     await engine.destroy(box)
 
 
+async def test_a_box_that_takes_what_the_host_needs_is_ended(
+    tmp_path: Path, target_image: Image, pool_config: Callable[..., ContainerPoolConfig]
+) -> None:
+    limits = LIMITS.model_copy(update={"host_free": 1 << 60})
+    engine = LocalEngine(pool_config(limits=limits), data_dir=tmp_path / "data", image=target_image, instance="pressed")
+    await engine.start()
+    try:
+        small, large = await engine.create(new_id()), await engine.create(new_id())
+        async with BoxClient(await engine.open(large)) as client:
+            await client.output("head -c 8000000 /dev/urandom > /root/large; sync /root/large")
+        ended = asyncio.Event()
+        large.on_exit.append(ended.set)
+
+        async def gone() -> bool:  # the kernel writes what is in its cache when it likes
+            for box in (small, large):
+                engine.look(box)
+            return ended.is_set()
+
+        disk = engine._cells[large.id].files.disk
+        await asyncio.to_thread(subprocess.run, ["sync", "-f", disk], check=True)
+        await eventually(gone)
+        assert large.reached["host_free"] == 1
+        await engine.destroy(large)
+    finally:
+        await engine.close()
+
+
 async def test_sweep_leaves_nothing(tmp_path: Path, target_image: Image, pool_config: Callable[..., ContainerPoolConfig]) -> None:
     engine = LocalEngine(pool_config(), data_dir=tmp_path / "data", image=target_image, instance="swept")
     await engine.start()

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.broker import linux, trees
-from hermes.broker.disks import Disks, mount_image
+from hermes.broker.disks import Disks, mount_image, wait_until_released
+from hermes.broker.oci import forget
 
 DISK = "/dev/vda1"
 """What the root file system claims to be mounted from."""
@@ -97,6 +98,7 @@ class BoxFiles:
         if not self.image.exists():
             return False
         self.disk.mkdir(mode=0o700, parents=True, exist_ok=True)
+        wait_until_released(self.image)
         mount_image(self.image, self.disk, read_only=True)
         return True
 
@@ -183,10 +185,21 @@ class Places:
                 found.update(entry.name for entry in directory.iterdir())
         return found
 
+    def must_go(self, files: BoxFiles, reserve: int) -> bool:
+        """Whether less than `reserve` bytes are free where boxes' disks lie, and this one takes most of it. Does not block."""
+        try:
+            seen = os.statvfs(self.stores)
+            if seen.f_bavail * seen.f_frsize >= reserve:
+                return False
+            taken = {entry.name: self.files(entry.name).image.stat().st_blocks for entry in self.stores.iterdir()}
+        except OSError:
+            return False
+        return max(taken, key=lambda name: taken[name], default="") == files.store.name
+
     def take_down(self, files: BoxFiles) -> Path | None:
         """Unmount and remove all of a box that has ended. Return a pit (see `trees.remove`) to be removed."""
         files.unmount()
-        shutil.rmtree(self.runtime / files.store.name, ignore_errors=True)
+        forget(self.runtime, files.store.name)
         return files.discard(self.trash)
 
     def recover(self, files: BoxFiles, directory: Path | None, budget: trees.Budget) -> trees.Copied | None:

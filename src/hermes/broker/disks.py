@@ -5,10 +5,12 @@ so much of it taken that just the limit is left: a box sees a disk of ordinary s
 written to the host's disk until the kernel finds the time, and what is removed before that never is.
 """
 
+import errno
 import fcntl
 import os
 import re
 import subprocess
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ _OPTIONS = "barrier=0,noinit_itable,errors=continue"
 """Nothing is flushed: no disk outlives its kernel. The kernel does not fill in what the template left out."""
 _FICLONE = 0x40049409
 _PATIENCE = 60
+_RELEASE = 5.0
 _VERSION = 1
 
 
@@ -75,6 +78,22 @@ def mount_image(image: Path, place: Path, *, read_only: bool = False) -> None:
             linux.mount(device, str(place), "ext4", flags, _OPTIONS)
     finally:
         os.close(fd)
+
+
+def wait_until_released(image: Path) -> None:
+    """Return when no loop device stands for the file any more: what mounted it may be gone, and its end still under way."""
+    deadline = time.monotonic() + _RELEASE
+    while any(_stands_for(image, device) for device in Path("/sys/block").glob("loop*/loop/backing_file")):
+        if time.monotonic() > deadline:
+            raise OSError(errno.EBUSY, "it is still mounted somewhere", str(image))
+        time.sleep(0.01)
+
+
+def _stands_for(image: Path, device: Path) -> bool:
+    try:
+        return device.read_text().rstrip("\n").endswith(f"/{image.parent.name}/{image.name}")
+    except OSError:
+        return False
 
 
 def make_ext4(path: Path, room: int, inodes: int) -> None:

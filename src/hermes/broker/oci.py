@@ -166,12 +166,13 @@ class Runtime:
             raise EngineError(f"{self.program} run failed: {_last_error(log) or f'exit status {status}'}")
         return int(pid_file.read_text())
 
-    def forget(self, container_id: str) -> None:
-        """Remove what it keeps of a container of which nothing runs any more."""
-        shutil.rmtree(self.state / container_id, ignore_errors=True)
-        for name in (f"{container_id}_sandbox:{container_id}.state", f"{container_id}_sandbox:{container_id}.lock"):
-            (self.state / name).unlink(missing_ok=True)
-        (self.state / f"runsc-{container_id}.sock").unlink(missing_ok=True)
+
+def forget(state: Path, container_id: str) -> None:
+    """Remove what a runtime keeps in `state` of a container of which nothing runs any more."""
+    shutil.rmtree(state / container_id, ignore_errors=True)
+    for name in (f"{container_id}_sandbox:{container_id}.state", f"{container_id}_sandbox:{container_id}.lock"):
+        (state / name).unlink(missing_ok=True)
+    (state / f"runsc-{container_id}.sock").unlink(missing_ok=True)
 
 
 TMP = (".ICE-unix", ".X11-unix")

@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
@@ -240,10 +240,8 @@ class _Copy:
         if kind == "character device" and status.st_rdev == 0:  # how an overlay marks what was removed
             kind = "deleted"
             del more["device"]
-        text = _text(path)
         entry = Entry(
-            path=text,
-            raw=None if text.encode(errors="surrogatepass") == path else path,
+            **named(path),
             kind=kind,
             mode=f"{stat.S_IMODE(status.st_mode):04o}",
             uid=status.st_uid % self._ids if self._ids else status.st_uid,
@@ -295,6 +293,12 @@ def _is_opaque(fd: int) -> bool:
             if os.getxattr(f"/proc/self/fd/{fd}", name) == b"y":
                 return True
     return False
+
+
+def named(path: bytes) -> dict[str, Any]:
+    """The fields of an entry that say its path."""
+    text = _text(path)
+    return {"path": text} if text.encode(errors="surrogatepass") == path else {"path": text, "raw": path}
 
 
 def _text(path: bytes) -> str:

@@ -12,7 +12,7 @@ from hermes.broker.forensics import Facts, Forensics
 from hermes.config.models import ContainerPoolConfig
 from hermes.container.messages import BrokerEvent
 
-LOOK = 5.0
+LOOK = 2.0
 """Seconds between two looks at the boxes that sessions hold; each is looked at once more at its end."""
 QUIET = 60.0
 """Seconds after a limit of a box was stated in which its being reached again is only counted."""
@@ -21,6 +21,7 @@ _MEANING = {
     "memory": "the kernel killed in the container",
     "pids": "no more processes could be started",
     "disk": "the container's disk was full",
+    "host_free": "the host's disk was nearly full, most of it by this container, which was stopped",
     "inodes": "no more files could be made on the container's disk",
 }
 

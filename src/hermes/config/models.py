@@ -227,6 +227,9 @@ class LimitsConfig(Section):
     """Bytes that everything the container changes on its disk may take; past it the disk is full."""
     inodes: int = Field(default=65_536, ge=1024, le=16_777_216)
     """Files, directories and links that it may make on its disk."""
+    host_free: Bytes = 1024**3
+    """Bytes to keep free on the host's file system of containers' disks (`local` engine): with less, the container that takes
+    most of it is stopped. 0 for none."""
     lifetime: Seconds = 7200
     """Seconds a session may hold a container, whatever it does; then the container is stopped. 0 for no limit."""
     disk_backing: Literal["ext4", "tmpfs"] = "ext4"

@@ -3,10 +3,11 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from hermes.broker.boxfs import IDS, BoxFiles, mounts, unmount_below
+from hermes.broker.boxfs import IDS, BoxFiles, Places, mounts, unmount_below
 from hermes.broker.trees import Budget
 
 BUDGET = Budget(bytes=1 << 20, entries=1000, depth=10, seconds=60)
@@ -51,6 +52,20 @@ def test_keep(files: BoxFiles, tmp_path: Path) -> None:
 def test_without_a_disk_there_is_none_to_mount_again(files: BoxFiles) -> None:
     files.image.unlink()
     assert files.remount() is False
+
+
+def test_where_the_hosts_disk_is_nearly_full_the_largest_must_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = Places(tmp_path / "run", tmp_path / "data")
+    for name, size in (("small", 10_000), ("large", 500_000)):
+        places.files(name).store.mkdir(parents=True)
+        places.files(name).image.write_bytes(b"x" * size)
+        with places.files(name).image.open("rb") as file:
+            os.fsync(file.fileno())
+    seen = SimpleNamespace(f_bavail=100, f_frsize=4096)
+    monkeypatch.setattr(os, "statvfs", lambda _: seen)
+    assert [name for name in ("small", "large") if places.must_go(places.files(name), 1 << 20)] == ["large"]
+    assert not places.must_go(places.files("large"), 100 * 4096)
+    assert not Places(tmp_path, tmp_path / "none").must_go(places.files("large"), 1 << 20)
 
 
 def test_mounts_are_read() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes.broker.oci import BOOT_SHARES, MAX_TERMINALS, Runtime, config
+from hermes.broker.oci import BOOT_SHARES, MAX_TERMINALS, Runtime, config, forget
 from hermes.broker.policy import Policy
 from hermes.config.models import LimitsConfig, SecurityConfig
 from hermes.errors import EngineError
@@ -86,9 +86,8 @@ def test_a_runtime_forgets_one_container(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     for name in ("one_sandbox:one.state", "one_sandbox:one.lock", "runsc-one.sock", "other_sandbox:other.state"):
         (tmp_path / name).touch()
-    runtime = Runtime("/usr/bin/runsc", tmp_path)
-    runtime.forget("one")
-    runtime.forget("none")
+    forget(tmp_path, "one")
+    forget(tmp_path, "none")
     assert [path.name for path in tmp_path.iterdir()] == ["other_sandbox:other.state"]
 
 

@@ -53,7 +53,7 @@ class Engine(Protocol):
         """
 
     def look(self, box: Box) -> None:
-        """Bring `box.reached` up to date, without waiting for anything. `destroy` does it too. Never fails."""
+        """Bring `box.reached` up to date, without waiting; `destroy` does too. It may end a box that does harm. Never fails."""
 
     async def freeze(self, box: Box) -> None:
         """Stop every process of the box where it is. Return when they are stopped."""

@@ -9,11 +9,11 @@ import json
 import os
 import re
 import socket
-from collections.abc import Awaitable, Collection
-from contextlib import suppress
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from aiodocker import Docker, DockerError
@@ -24,12 +24,13 @@ from hermes.broker.engines.base import Box
 from hermes.broker.engines.docker_container import (
     BOX_LABEL,
     INSTANCE_LABEL,
+    connect,
     container_config,
     name_of,
     occupied_tmp,
     pidfd_of,
 )
-from hermes.broker.engines.docker_daemon import Daemon, can_limit_disk, is_here, require_version, warnings
+from hermes.broker.engines.docker_daemon import CALL_TIMEOUT, asking, can_limit_disk, caught, is_here, require_version, warnings
 from hermes.broker.engines.docker_disk import DiskWatch, upper_directory
 from hermes.broker.engines.docker_exec import DockerExecServer
 from hermes.broker.engines.docker_image import ready_image
@@ -46,7 +47,6 @@ from hermes.errors import EngineError
 from hermes.tasks import TaskOwner
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 REMOVERS = 8
 """Containers removed at the same time."""
@@ -88,8 +88,7 @@ class DockerEngine:
         self._policy = Policy(config.security, config.limits)
         self._reference = ""
         self._gvisor = False
-        self._daemon = Daemon(config.docker.host)
-        self._asking = self._daemon.asking
+        self._client: Docker | None = None
         self._zygote = Zygote()
         self._cells: dict[str, _Cell] = {}
         self._tasks = TaskOwner("docker")
@@ -162,7 +161,11 @@ class DockerEngine:
             self._cells.clear()
             await self._tasks.close()
             await self._zygote.close()
-            await self._daemon.close()
+            if self._client is not None:
+                client, self._client = self._client, None
+                await client.close()
+                await client.connector.close()
+                await asyncio.sleep(0)  # transports close in the loop's next turn
 
     async def list_owned(self) -> list[str]:
         """Ids of all boxes of this instance that exist, running or not."""
@@ -181,7 +184,7 @@ class DockerEngine:
         """Return a running box. On failure or cancellation nothing of it is left, or goes as soon as the daemon answers again."""
         if not _ID.fullmatch(container_id):
             raise EngineError(f"docker: {container_id!r} cannot be a container's id")
-        making = self._tasks.spawn(_caught(self._create(container_id)), name=f"create {container_id}")
+        making = self._tasks.spawn(caught(self._create(container_id)), name=f"create {container_id}")
         try:
             cell = await asyncio.shield(making)
         except asyncio.CancelledError:
@@ -197,7 +200,7 @@ class DockerEngine:
         init = self._image.init if isinstance(self._image, Image) else ()
         wanted = container_config(
             self._policy, self._config, self._reference, init, labels, gvisor=self._gvisor, disk=self._enforced
-        )  # fmt: skip
+        )
         name = name_of(container_id)
         try:
             async with self._asking("create a container", self._config.create_timeout):
@@ -282,7 +285,7 @@ class DockerEngine:
             await self._remove(box.id)
             return None
         if cell.removal is None:
-            cell.removal = self._tasks.spawn(_caught(self._destroy(cell, keep)), name=f"destroy {box.id}")
+            cell.removal = self._tasks.spawn(caught(self._destroy(cell, keep)), name=f"destroy {box.id}")
         if (error := await asyncio.shield(cell.removal)) is not None:
             cell.removal = None
             raise error
@@ -404,17 +407,14 @@ class DockerEngine:
 
     @property
     def _docker(self) -> Docker:
-        return self._daemon.docker
+        if self._client is None:
+            self._client = connect(self._config.docker.host)
+        return self._client
 
     def _cell(self, box: Box) -> _Cell:
         if (cell := self._cells.get(box.id)) is None:
             raise EngineError(f"docker: container {box.id} is gone")
         return cell
 
-
-async def _caught(work: Awaitable[T]) -> "T | EngineError":
-    """The outcome as a value: a task whose failure somebody waits for is no failure of its owner's."""
-    try:
-        return await work
-    except EngineError as error:
-        return error
+    def _asking(self, what: str, timeout: float = CALL_TIMEOUT) -> AbstractAsyncContextManager[None]:
+        return asking(self._config.docker.host, what, timeout)

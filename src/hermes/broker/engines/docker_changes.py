@@ -16,20 +16,25 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
+import msgspec
 import structlog
 from aiodocker import Docker, DockerError
 
 from hermes.broker import boxfs
 from hermes.broker.engines.docker_disk import upper_directory
-from hermes.broker.trees import Budget, Copied
+from hermes.broker.trees import Budget, Copied, Entry, named
 
 log = structlog.get_logger(__name__)
 
 MAX_ARCHIVES = 2000
 """Archives fetched of one container at most."""
-_MODIFIED, _ADDED = 0, 1
+_MODIFIED, _ADDED, _DELETED = 0, 1, 2
+_KINDS = {
+    tarfile.DIRTYPE: "directory", tarfile.SYMTYPE: "link", tarfile.FIFOTYPE: "fifo", tarfile.CHRTYPE: "character device",
+    tarfile.BLKTYPE: "block device",
+}  # fmt: skip
 _BLOCK = 1 << 18
 
 
@@ -48,15 +53,22 @@ class Changes:
         if upper is not None:
             return await asyncio.to_thread(boxfs.keep, upper, directory, self.budget)
         await asyncio.to_thread(_prepare, directory)
-        tree = Tree(directory / "changes")
-        await asyncio.to_thread(tree.root.mkdir)
-        copied = await self._fetch(tree)
-        await asyncio.to_thread(tree.link)
+        with (directory / "manifest.jsonl").open("xb") as manifest:
+            tree = Tree(directory / "changes", manifest, self.budget.entries)
+            await asyncio.to_thread(tree.root.mkdir, 0o700)
+            copied = await self._fetch(tree)
+            await asyncio.to_thread(tree.link)
+        copied.entries = tree.entries
+        if tree.entries >= self.budget.entries:
+            copied.exceeded.add("entries")
         return copied
 
     async def _fetch(self, tree: "Tree") -> Copied:
         copied = Copied()
         changes = await self.docker._query_json(f"containers/{self.container}/changes") or []
+        for change in changes:
+            if change["Kind"] == _DELETED:
+                tree.note(os.fsencode(str(change["Path"]).lstrip("/")), kind="deleted")
         for path, known_file in wanted(changes):
             left = self.budget.bytes - copied.bytes
             if left <= 0 or copied.entries >= min(MAX_ARCHIVES, self.budget.entries):
@@ -112,20 +124,46 @@ def wanted(changes: Iterable[dict[str, Any]]) -> Iterator[tuple[str, bool]]:
 
 
 class Tree:
-    """A directory that archives of hostile names and links are unpacked into. Nothing in it is ever followed."""
+    """A directory that archives of hostile names and links are unpacked into. Nothing in it is ever followed.
 
-    def __init__(self, root: Path) -> None:
+    What there was is noted in the manifest, up to so many entries.
+    """
+
+    def __init__(self, root: Path, manifest: BinaryIO, max_entries: int) -> None:
         self.root = root
+        self.entries = 0
+        self._manifest = manifest
+        self._max_entries = max_entries
         self._links: list[tuple[Path, str]] = []
 
     def unpack(self, archive: IO[bytes], below: PurePosixPath) -> None:
-        """Take what can be taken of a tar archive, also if it is cut short: files, directories, FIFOs; links come last."""
+        """Take what can be taken of a tar archive, also if it is cut short: files and directories; links come last."""
         with suppress(tarfile.TarError), tarfile.open(fileobj=archive, mode="r:", errorlevel=2) as members:
             for member in members:
                 place = self._place(below / member.name)
-                if place is not None:
+                if place is not None and self.entries < self._max_entries:
+                    self._note_member(member, place)
                     with suppress(OSError):
                         self._take(members, member, place, below)
+
+    def note(self, path: bytes, **more: Any) -> None:
+        """Write a line of the manifest, if there may be one more."""
+        if self.entries < self._max_entries:
+            self.entries += 1
+            known: dict[str, Any] = {"mode": "", "uid": 0, "gid": 0, "size": 0, "mtime": 0.0} | more
+            self._manifest.write(msgspec.json.encode(Entry(**named(path), **known)) + b"\n")
+
+    def _note_member(self, member: tarfile.TarInfo, place: Path) -> None:
+        self.note(
+            os.fsencode(place.relative_to(self.root)),
+            kind=_KINDS.get(member.type, "file"),
+            mode=f"{member.mode & 0o7777:04o}",
+            uid=member.uid,
+            gid=member.gid,
+            size=member.size,
+            mtime=float(member.mtime),
+            target=named(os.fsencode(member.linkname))["path"] if member.issym() else None,
+        )
 
     def link(self) -> None:
         """Make the links that were asked for."""
@@ -142,16 +180,13 @@ class Tree:
         (place if member.isdir() else place.parent).mkdir(mode=0o700, parents=True, exist_ok=True)
         if member.issym():
             self._links.append((place, member.linkname))
-        elif member.isfifo():
-            os.mkfifo(place, 0o600)
         elif member.islnk():
             if (first := self._place(below / member.linkname)) is not None:
                 os.link(first, place, follow_symlinks=False)
         elif member.isreg() and (source := members.extractfile(member)) is not None:
-            fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, member.mode & 0o777)
+            fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             with source, os.fdopen(fd, "wb") as copy:
                 shutil.copyfileobj(source, copy, _BLOCK)
-                os.utime(copy.fileno(), (member.mtime, member.mtime))
 
 
 def _prepare(directory: Path) -> None:

@@ -1,14 +1,14 @@
-"""A Docker daemon: asked in time, its faults put into words, and what it can hold of the limits and walls of a box."""
+"""What a Docker daemon can hold of the limits and walls of a box, and what it means where it cannot."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aiodocker import Docker, DockerError
 
-from hermes.broker.engines.docker_container import BOX_LABEL, INSTANCE_LABEL, connect, name_of
+from hermes.broker.engines.docker_container import BOX_LABEL, INSTANCE_LABEL, name_of
 from hermes.broker.engines.docker_stream import FAULTS
 from hermes.broker.engines.exec_server import one_line
 from hermes.config.models import LimitsConfig
@@ -17,45 +17,7 @@ from hermes.errors import EngineError
 OLDEST_API = (1, 40)
 CALL_TIMEOUT = 30.0
 """Seconds the daemon has to answer anything but the creation of a container."""
-
-
-class Daemon:
-    """The client of one daemon, made when it is first needed. `host` as in `container_pool.docker.host`."""
-
-    def __init__(self, host: str) -> None:
-        self._host = host
-        self._client: Docker | None = None
-
-    @property
-    def docker(self) -> Docker:
-        """The client itself."""
-        if self._client is None:
-            self._client = connect(self._host)
-        return self._client
-
-    async def close(self) -> None:
-        """Let go of the client."""
-        if self._client is not None:
-            client, self._client = self._client, None
-            await client.close()
-            await client.connector.close()
-            await asyncio.sleep(0)  # transports close in the loop's next turn
-
-    @asynccontextmanager
-    async def asking(self, what: str, timeout: float = 0.0) -> AsyncIterator[None]:
-        """Ask it something. EngineError, which says what could not be done, for a fault or when it takes longer."""
-        timeout = timeout or CALL_TIMEOUT
-        try:
-            async with asyncio.timeout(timeout):
-                yield
-        except TimeoutError as error:
-            raise EngineError(f"docker: cannot {what}: no answer in {timeout:g} s") from error
-        except FAULTS as error:
-            if isinstance(error, DockerError) and error.status != 900:
-                raise EngineError(f"docker: cannot {what}: {one_line(error)}") from error
-            raise EngineError(
-                f"docker: cannot {what}: {self._host} does not answer; is dockerd running? (systemctl start docker)"
-            ) from error
+T = TypeVar("T")
 
 
 def require_version(version: dict[str, Any]) -> None:
@@ -118,3 +80,27 @@ def warnings(info: dict[str, Any], *, enforced: bool, local: bool) -> Iterator[s
             f"docker: nothing limits a container's disk: its storage driver ({driver}) cannot, and its files are not on this "
             "machine. An attacker can fill that disk: use overlay2 on xfs with pquota, or give Docker a disk of its own"
         )
+
+
+@asynccontextmanager
+async def asking(host: str, what: str, timeout: float) -> AsyncIterator[None]:
+    """Turn whatever goes wrong while the daemon at `host` is asked for something into an EngineError that says what that was."""
+    try:
+        async with asyncio.timeout(timeout):
+            yield
+    except TimeoutError as error:
+        raise EngineError(f"docker: cannot {what}: no answer in {timeout:g} s") from error
+    except FAULTS as error:
+        if isinstance(error, DockerError) and error.status != 900:
+            raise EngineError(f"docker: cannot {what}: {one_line(error)}") from error
+        raise EngineError(
+            f"docker: cannot {what}: {host} does not answer; is dockerd running? (systemctl start docker)"
+        ) from error
+
+
+async def caught(work: Awaitable[T]) -> "T | EngineError":
+    """The outcome as a value: a task whose failure somebody waits for is no failure of its owner's."""
+    try:
+        return await work
+    except EngineError as error:
+        return error

@@ -200,6 +200,10 @@ class LocalEngine:
     def look(self, box: Box) -> None:
         if (cell := self._cells.get(box.id)) is not None:
             cell.gauge.read(box.reached)
+            if self._places.must_go(cell.files, self._config.limits.host_free) and not cell.ended.is_set():
+                box.reached["host_free"] = 1
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(cell.pidfd, signal.SIGKILL)
 
     async def freeze(self, box: Box) -> None:
         await set_frozen(self._cell(box).cgroup, True, patience=_END_TIMEOUT)
@@ -315,8 +319,6 @@ class LocalEngine:
             if keep is not None:
                 cell.copied = await self._in_thread(cell.files.keep, keep, budget(self._config.forensics))
             doomed = await self._in_thread(self._places.take_down, cell.files)
-            if self._runtime is not None:
-                await self._in_thread(self._runtime.forget, cell.box.id)
         except (OSError, EngineError) as error:
             return EngineError(f"box {cell.box.id} cannot be removed: {error}")
         if cell.pidfd >= 0:

@@ -1,10 +1,11 @@
 """Archives as an attacker would want them, unpacked."""
 
 import io
+import json
 import os
-import stat
 import tarfile
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,13 @@ def archive(*members: tuple[str, bytes | str, bytes]) -> io.BytesIO:
 def tree(tmp_path: Path) -> Tree:
     root = tmp_path / "kept" / "changes"
     root.mkdir(parents=True)
-    return Tree(root)
+    return Tree(root, io.BytesIO(), 1000)
+
+
+def noted(tree: Tree) -> dict[str, dict[str, Any]]:
+    """The manifest, by path."""
+    assert isinstance(tree._manifest, io.BytesIO)
+    return {line["path"]: line for line in map(json.loads, tree._manifest.getvalue().splitlines())}
 
 
 def test_files_directories_and_links_arrive(tree: Tree) -> None:
@@ -47,8 +54,19 @@ def test_files_directories_and_links_arrive(tree: Tree) -> None:
     assert (there / "file").read_bytes() == b"evil"
     assert (there / "hard").read_bytes() == b"evil"
     assert os.readlink(there / "soft") == "/etc/shadow"  # noqa: PTH115
-    assert stat.S_ISFIFO((there / "fifo").lstat().st_mode)
-    assert (there / "file").stat().st_mode & 0o7000 == 0
+    assert not (there / "fifo").exists()
+    assert (there / "file").stat().st_mode & 0o7777 == 0o600
+    entries = noted(tree)
+    assert (entries["root/dir/fifo"]["kind"], entries["root/dir/file"]["mode"]) == ("fifo", "6755")
+    assert entries["root/dir/soft"]["target"] == "/etc/shadow"
+
+
+def test_entries_are_bounded(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, io.BytesIO(), 3)
+    tree.unpack(archive(*((str(n), b"x", tarfile.REGTYPE) for n in range(10))), PurePosixPath("/"))
+    assert tree.entries == len(list(tmp_path.iterdir())) == len(noted(tree)) == 3
+    tree.note(b"more", kind="deleted")
+    assert len(noted(tree)) == 3
 
 
 @pytest.mark.parametrize("name", ["../out", "/../out", "a/../../../out", "../../kept/../out", "/", ".", "..", ""])

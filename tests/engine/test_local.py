@@ -520,7 +520,7 @@ async def test_a_box_that_takes_what_the_host_needs_is_ended(
             return ended.is_set()
 
         disk = engine._cells[large.id].files.disk
-        await asyncio.to_thread(subprocess.run, ["sync", "-f", disk], check=True)
+        await asyncio.to_thread(lambda: subprocess.run(["sync", "-f", disk], check=True))
         await eventually(gone)
         assert large.reached["host_free"] == 1
         await engine.destroy(large)

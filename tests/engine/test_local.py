@@ -491,7 +491,7 @@ async def test_a_box_that_would_not_die_is_removed_once_it_does(engine: LocalEng
 async def test_a_box_that_ends_while_it_is_opened(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     box = await engine.create(new_id())
 
-    def gone(_: BoxCgroup) -> None:
+    def gone(_: BoxCgroup, weight: int, burst: int) -> None:
         raise FileNotFoundError("cpu.shares")
 
     with monkeypatch.context() as patch:

@@ -129,6 +129,8 @@ class BoundedConnection(SSHServerConnection):
 
     def _cleanup(self, exc: Exception | None) -> None:
         super()._cleanup(exc)
+        # Half a megabyte each, in a circle of references that is collected only some hundred connections later.
+        self._compressor = self._decompressor = self._next_decompressor = None
         self._room.set()
 
     def internal_error(self, exc_info: Any = None, error_logger: Any = None) -> None:

@@ -49,6 +49,7 @@ CONTROLS: dict[str, tuple[str, ...]] = {
         "many-descriptors", "many-terminals", "sparse-file",
     ),
     "gulping": ("output-flood",),
+    "unprotected": ("executable-overwrite",),
     "naive": (
         "file-symlinks", "file-races", "file-fifos", "file-devices", "file-hard-links", "file-setuid", "file-names",
         "file-depth", "file-numbers",
@@ -137,6 +138,10 @@ class Boxes:
         holed = await self._holed(config=roomy, claims=narrow)
         holed.attack.host.max_terminals = 8
         return holed
+
+    async def unprotected(self) -> Holed:
+        with weakened.unprotected_python():
+            return await self._holed(weakened.opened, policy=weakened.weak)
 
     async def gulping(self) -> Holed:
         return await self._holed(kind=weakened.Gulping)

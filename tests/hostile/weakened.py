@@ -3,6 +3,7 @@
 What a hole lets out is harmless: it leads to namespaces, canaries, programs and limits of the test's own.
 """
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -174,6 +175,20 @@ def _swallow(fd: int) -> None:
     with open(fd, "rb", buffering=0) as file:
         while file.read(1 << 20):
             continue
+
+
+@contextlib.contextmanager
+def unprotected_python() -> Iterator[None]:
+    """Let zygotes that start meanwhile run Python from where it lies: the program is told that it did the other already."""
+    real = asyncio.create_subprocess_exec
+
+    async def start(*command: str, **named: Any) -> asyncio.subprocess.Process:
+        again = ("again",) if "hermes.broker.zygote_main" in command else ()
+        return await real(*command, *again, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio, "create_subprocess_exec", start)
+        yield
 
 
 class Frail(Target):

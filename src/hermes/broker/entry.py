@@ -38,7 +38,7 @@ def enter(pid: int, pidfd: int, confinement: Confinement, trees: list[cgroups.Hi
     `parent` is its parent's pid; should that die, this process dies too.
     """
     # 1. Everything that needs the host's files or powers.
-    flags = _differing(pid)
+    flags = _differing(pid, parent)
     joined = cgroups.of_process(pid, trees)
     label = _apparmor_label(pid)
     if select.select([pidfd], [], [], 0)[0]:
@@ -72,13 +72,17 @@ def enter(pid: int, pidfd: int, confinement: Confinement, trees: list[cgroups.Hi
     return pts
 
 
-def _differing(pid: int) -> int:
+def _differing(pid: int, zygote: int) -> int:
+    """The namespaces of the process that are not our own. Refused for one that shares with us, or with the broker, which has
+    other mounts, what no box may."""
+    broker = Path(f"/proc/{zygote}/stat").read_bytes().rpartition(b")")[2].split()[1].decode()
     flags = 0
     for name, flag in _NAMESPACES.items():
-        if os.stat(f"/proc/{pid}/ns/{name}").st_ino != os.stat(f"/proc/self/ns/{name}").st_ino:  # noqa: PTH116
-            flags |= flag
-        elif name in _MUST_DIFFER:
+        ours, brokers, theirs = (os.stat(f"/proc/{it}/ns/{name}").st_ino for it in ("self", broker, pid))  # noqa: PTH116
+        if name in _MUST_DIFFER and theirs in (ours, brokers):
             raise Refused(f"it shares its {name} namespace with the host")
+        if theirs != ours:
+            flags |= flag
     return flags
 
 

@@ -157,3 +157,15 @@ async def test_a_spawner_that_died_before_or_while_it_was_asked(ends: tuple[sock
     theirs.close()
     with pytest.raises(EngineError):
         await _warm_up(ours)
+
+
+@pytest.mark.root
+@pytest.mark.asyncio
+async def test_what_it_runs_from_cannot_be_written_through_it() -> None:
+    zygote = Zygote()
+    await zygote.start()
+    try:
+        assert os.statvfs(f"/proc/{zygote.pid}/exe").f_flag & os.ST_RDONLY
+        assert not os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY
+    finally:
+        await zygote.close()

@@ -3,11 +3,11 @@
 import os
 import struct
 
-from hermes.broker.linux import MNT_DETACH, MS_PRIVATE, MS_RDONLY, MS_REC
+from hermes.broker.linux import MNT_DETACH, MS_BIND, MS_PRIVATE, MS_RDONLY, MS_REC, MS_REMOUNT
 from hermes.broker.verify.box import Agent, Out, Untried
 from hermes.broker.verify.probe import AT_FDCWD, USERS, Attack, Breach, probe
 
-MS_REMOUNT, MS_BIND, MS_MOVE, MS_SHARED = 32, 4096, 8192, 1 << 20
+MS_MOVE, MS_SHARED = 8192, 1 << 20
 AT_EMPTY_PATH, AT_RECURSIVE, OPEN_TREE_CLONE = 0x1000, 0x8000, 1
 MOVE_MOUNT_F_EMPTY_PATH = 4
 PLACE = "/dev/shm"

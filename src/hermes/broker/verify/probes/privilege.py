@@ -6,11 +6,13 @@ import struct
 
 from hermes.broker.linux import CAPABILITIES, capability_mask
 from hermes.broker.policy import CORE_LIMIT
-from hermes.broker.verify.box import ANYBODY, SCRATCH, Agent, Out, Untried
+from hermes.broker.verify.box import ANYBODY, SCRATCH, Agent, AgentDied, Out, Untried
 from hermes.broker.verify.host import limits_of, status_of, within
 from hermes.broker.verify.probe import AT_FDCWD, USERS, Attack, Breach, probe
 
 PTRACE_SEIZE = 0x4206
+LINKERS = ("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1")
+"""What the kernel starts a program with that is not static, in the box's own files."""
 PR_CAPBSET_READ, PR_GET_NO_NEW_PRIVS, PR_GET_SECCOMP, PR_CAP_AMBIENT = 23, 39, 21, 47
 
 _CAPABILITIES = struct.pack("<Ii", 0x20080522, 0)
@@ -287,3 +289,55 @@ async def _mount(one: Agent, path: str) -> int:
     mount_id = 0x1000
     reply = await one.call("statx", AT_FDCWD, path, 0, mount_id, Out(256))
     return int.from_bytes(reply.out[0][144:152], "little") if reply.ok else 0
+
+
+@probe("executable-overwrite")
+async def executable_overwrite(it: Attack) -> str:
+    """Have a process of the box started as `/proc/self/exe`, which is the host's program that starts it, stay alive in it by a
+    dynamic linker of the box's own, and open that program for writing, as runc once could be overwritten."""
+    async with it.another() as target:
+        program = (await target.program()).encode()
+        prepare = b"cp $0 /tmp/.ld && printf '#!/proc/self/exe\\n' >/tmp/.self && chmod 755 /tmp/.self"
+        prepared = await target.run(b"sh", b"-c", prepare, program)
+        if prepared.exit.status != 0:
+            raise Untried(f"nothing can be prepared: {prepared.text}")
+        one = await target.agent()
+        home = await _mount(one, "/")
+        for linker in LINKERS:
+            if await _mount(one, linker):
+                await one.call("renameat2", AT_FDCWD, "/tmp/.ld", AT_FDCWD, linker, 0)
+        try:
+            process = await target.spawn(b"/tmp/.self")
+        except Untried as error:
+            return f"it does not start: {error}"
+        host = Agent(process, "root")
+        try:
+            place = await _mount(host, "/proc/self/exe")
+            if not place or place == home:
+                return "it is a program of the box"
+            why = await _sealed(host)
+            for own in (host, one):
+                pid = (await host.call("getpid")).value
+                reply = await own.call("openat", AT_FDCWD, f"/proc/{pid}/exe", os.O_WRONLY)
+                if (reply.ok and why != "sealed") or (reply.error == "ETXTBSY" and not why):
+                    raise Breach(f"a process of the box runs a program of the host's that it may overwrite ({reply.error})")
+        except AgentDied as death:
+            return f"the host's program does not run in the box ({death})"
+        finally:
+            host.close()
+    return f"the host's program runs in the box, but cannot be written ({why or reply.error})"
+
+
+async def _sealed(own: Agent) -> str:
+    """What keeps the program that this process runs from being written whoever may write it; empty if nothing does.
+
+    The kernel says that it is in use (ETXTBSY) before it looks at that, so it cannot be learnt by opening it.
+    """
+    get_seals, seal_write, read_only = 1034, 8, 1
+    opened = await own.call("openat", AT_FDCWD, "/proc/self/exe", os.O_RDONLY)
+    seals = await own.call("fcntl", opened.value, get_seals)
+    if seals.ok and seals.value & seal_write:
+        return "sealed"
+    mounted = await own.call("statfs", "/proc/self/exe", Out(120))
+    flags = int.from_bytes(mounted.out[0][80:88], "little") if mounted.ok else 0
+    return "on a read-only mount" if flags & read_only else ""

@@ -39,6 +39,7 @@ class GivenMachine(Machine):
     listening: int = 0
     running: bool = False
     docker: dict[str, object] | str = field(default_factory=lambda: dict[str, object](Version="20.10", ApiVersion="1.41"))
+    info: dict[str, object] | str = field(default_factory=lambda: {"SecurityOptions": ["name=seccomp", "name=userns"]})
 
     def is_root(self) -> bool:
         return self.root
@@ -86,6 +87,9 @@ class GivenMachine(Machine):
 
     def docker_version(self, host: str) -> dict[str, object] | str:
         return self.docker
+
+    def docker_info(self, host: str) -> dict[str, object] | str:
+        return self.info
 
 
 LOCAL = Settings()
@@ -253,3 +257,20 @@ def test_require_names_everything_that_fails_and_nothing_else() -> None:
 def test_every_check_is_part_of_the_examination() -> None:
     defined = {value for name, value in vars(machine).items() if name.startswith("check_")}
     assert defined == {*machine._ALWAYS, *machine._LOCAL, *machine._DOCKER}
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize(
+    ("info", "detail", "fix"),
+    [
+        ({"SecurityOptions": ["name=seccomp"]}, "root of the daemon's machine", "userns-remap"),
+        ({}, "root of the daemon's machine", "userns-remap"),
+        ("no answer", "not known: no answer", "Start the Docker daemon"),
+    ],
+)
+def test_a_daemon_without_user_namespaces_is_a_warning(info: dict[str, object] | str, detail: str, fix: str) -> None:
+    (result,) = [it for it in examine(DOCKER, GivenMachine(info=info)) if it.name == "docker users"]
+    assert result.state is State.WARNING
+    assert detail in result.detail
+    assert fix in result.fix
+    require(DOCKER, GivenMachine(info=info))

@@ -39,7 +39,9 @@ class GivenMachine(Machine):
     listening: int = 0
     running: bool = False
     docker: dict[str, object] | str = field(default_factory=lambda: dict[str, object](Version="20.10", ApiVersion="1.41"))
-    info: dict[str, object] | str = field(default_factory=lambda: {"SecurityOptions": ["name=seccomp", "name=userns"]})
+    info: dict[str, object] | str = field(
+        default_factory=lambda: dict[str, object](SecurityOptions=["name=seccomp", "name=userns"])
+    )
 
     def is_root(self) -> bool:
         return self.root

@@ -1,6 +1,6 @@
 """A front to be fuzzed, in a process of its own: the real one but for its boxes (a channel is echoed) and its journal (counted).
 
-`target_process.py PORT_FD`: a line on stdin asks how it is, a line of JSON on stdout tells.
+`target_process.py LISTENING_FD DIRECTORY`: a line on stdin asks how it is, a line of JSON on stdout tells.
 """
 
 import asyncio
@@ -8,10 +8,8 @@ import gc
 import json
 import os
 import pwd
-import shutil
 import socket
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -106,21 +104,18 @@ def main() -> None:
     log.configure(LoggingConfig(), process="front")
     structlog.configure(processors=[_keep_errors, *structlog.get_config()["processors"]])
     os.environ["HOME"] = "/nonexistent"
-    place = Path(tempfile.mkdtemp(prefix="hermes-fuzz-", dir="/var/tmp"))
-    try:
-        load_or_make(place / "keys")
-        if os.geteuid() == 0:
-            account = pwd.getpwnam("hermes")
-            for path in (place, *place.rglob("*")):
-                os.chown(path, account.pw_uid, account.pw_gid)
-            rules = [Rule(place, OWN), Rule(Path("/proc/self"), Files.READ_FILE)]
-            confine("hermes", front_filter.compiled(), rules)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(10_000, 10, 10)  # as the front does
-        asyncio.run(serve(listening, place / "keys"))
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    place = Path(sys.argv[2])
+    load_or_make(place / "keys")
+    if os.geteuid() == 0:
+        account = pwd.getpwnam("hermes")
+        for path in (place, *place.rglob("*")):
+            os.chown(path, account.pw_uid, account.pw_gid)
+        rules = [Rule(place, OWN), Rule(Path("/proc/self"), Files.READ_FILE)]
+        confine("hermes", front_filter.compiled(), rules)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)  # as the front does
+    asyncio.run(serve(listening, place / "keys"))
 
 
 if __name__ == "__main__":

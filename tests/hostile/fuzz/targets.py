@@ -5,9 +5,11 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,10 +92,11 @@ class FrontTarget:
     @contextlib.asynccontextmanager
     async def running(cls) -> AsyncIterator["FrontTarget"]:
         """Start one; end it afterwards."""
+        place = tempfile.mkdtemp(prefix="hermes-fuzz-", dir="/var/tmp")
         with socket.create_server(("127.0.0.1", 0)) as listening:
             port = listening.getsockname()[1]
             process = await asyncio.create_subprocess_exec(
-                sys.executable, str(Path(__file__).with_name("target_process.py")), str(listening.fileno()),
+                sys.executable, str(Path(__file__).with_name("target_process.py")), str(listening.fileno()), place,
                 pass_fds=(listening.fileno(),), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             )  # fmt: skip
         try:
@@ -112,6 +115,7 @@ class FrontTarget:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+            shutil.rmtree(place)
 
     async def state(self) -> dict[str, Any]:
         """What it says of itself."""

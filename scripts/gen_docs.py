@@ -359,6 +359,8 @@ are outside, its own settings and clock.
   opened, asked for with arguments that no kernel accepts, or bounded a little above the limit that should hold.
 - A report is true for the engine, runtime, kernel, image and policy that it names. It cannot find what nobody thought of, and no
   attack of it is a kernel exploit.
+- With gVisor (`runtime: runsc`) a box has a kernel of its own. What that one lets its processes do counts as held as long as the
+  host sees nothing of it: the detail says so.
 - A **warning** says what is as configured, or as the engine has it, and still weakens the box: a Docker daemon without
   `userns-remap`, or `container_pool.security.no_new_privileges` off.
 

@@ -39,6 +39,8 @@ class Attack:
     """Gives another box of the same pool, for a while. None in the quick set."""
     take_down: Callable[[Target], Awaitable[Path]] | None = None
     """Ends a box and keeps what changed in it; returns where. None in the quick set."""
+    own_kernel: bool = False
+    """The box has a kernel of its own (gVisor): what that lets its processes do, it does not do to the host."""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -123,6 +125,16 @@ class Attack:
 AT_FDCWD = -100
 O_CLOEXEC = 0o2000000
 
+KERNELS_OWN = frozenset({"namespaces", "mounts", "kernel", "privilege"})
+"""Groups of attacks that ask the box's kernel for something."""
+KERNELS_TOO = frozenset({
+    "processes", "spawner", "masked-files", "control-groups", "raw-sockets", "packet-sockets", "netlink", "socket-families",
+    "network-setup", "fork-bomb", "many-terminals",
+})  # fmt: skip
+"""Attacks of other groups that do."""
+NEVERTHELESS = frozenset({"chroot-escape", "host-files", "executable-overwrite"})
+"""Attacks of those groups in which something of the host's would come into the box."""
+
 Attempt: TypeAlias = Callable[[Attack], Awaitable[str]]
 
 
@@ -135,6 +147,11 @@ class Probe:
     tries: str
     quick: bool
     attempt: Attempt
+
+
+def asks_kernel(probe: Probe) -> bool:
+    """Whether the attack only asks the box's kernel for something: where that is not the host's, the host must see it to mind."""
+    return probe.name in KERNELS_TOO or (probe.group in KERNELS_OWN and probe.name not in NEVERTHELESS)
 
 
 ALL: dict[str, Probe] = {}

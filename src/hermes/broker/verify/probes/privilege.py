@@ -272,6 +272,8 @@ async def executable_of_hermes(it: Attack) -> str:
     pids = [int(word) for word in ran.stdout.split() if word.isdigit()]
     if not pids:
         raise Untried("/proc cannot be listed")
+    if it.own_kernel:
+        return f"{len(pids)} processes run in a kernel of the box's own, and none of the host's"
     one = await it.agent()
     if not (home := await _mount(one, "/")):
         raise Untried("/ cannot be looked at")

@@ -89,7 +89,7 @@ async def _run(settings: Settings, engine: Engine, control_fd: int, report: Repo
         loop.add_signal_handler(number, stop.set)
     log.handle_loop_exceptions(loop)
     config = settings.container_pool
-    fronts = Fronts(user=pwd.getpwnam(settings.sensor.user).pw_uid)
+    fronts = Fronts(user=pwd.getpwnam(settings.sensor.user).pw_uid, on_alone=lambda: report("alone"))
     start = _Start(config.size, report)
 
     def emit(fact: BrokerEvent) -> None:

@@ -15,6 +15,8 @@ LINE_BYTES = 8192
 """Of a longer line, this much arrives."""
 LINES = 256
 """Lines that wait to be read; what a child says beyond is dropped."""
+PAUSE = 0.5
+"""Seconds for which a child that says too much is not read."""
 
 _KEPT = re.compile(r"PATH|TZ|LANG|LC_[A-Z]+|HERMES_DATA_DIR|HERMES_TEST_[A-Z_]+")
 
@@ -100,9 +102,12 @@ class Children:
             buffer.extend(data)
             *lines, rest = bytes(buffer).split(b"\n")
             buffer[:] = rest[:LINE_BYTES]
-            with contextlib.suppress(asyncio.QueueFull):
+            try:
                 for line in lines:
                     child.lines.put_nowait(line[:LINE_BYTES].decode(errors="replace"))
+            except asyncio.QueueFull:  # it says more than anybody could want to know: let it wait
+                loop.remove_reader(fd)
+                loop.call_later(PAUSE, loop.add_reader, fd, readable)
 
         loop.add_reader(fd, readable)
 

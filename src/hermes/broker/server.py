@@ -5,6 +5,7 @@ import os
 import re
 import socket
 from collections import deque
+from collections.abc import Callable
 
 import structlog
 
@@ -46,8 +47,16 @@ class BrokerServer:
     once; the answers for one session come in the order of its requests. `front`, if given, is the user it must run as.
     """
 
-    def __init__(self, sock: socket.socket, *, front: int | None = None, max_asking: int = MAX_ASKING) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        front: int | None = None,
+        max_asking: int = MAX_ASKING,
+        on_gone: Callable[[], None] = lambda: None,
+    ) -> None:
         self.closed = asyncio.Event()
+        self._on_gone = on_gone
         self.dropped = 0
         """Facts dropped because the front did not read."""
         self._pool: Pool | None = None
@@ -156,6 +165,7 @@ class BrokerServer:
         log.warning("the front is gone", reason=reason)
         self._release_all()
         self.closed.set()
+        self._on_gone()
 
     def _release_all(self) -> None:
         for tasks in self._asking.values():
@@ -171,11 +181,12 @@ class BrokerServer:
 class Fronts:
     """The fronts of this broker, one after the other. What the broker states while there is none waits for the next.
 
-    `user`, if given, is the uid each must run as.
+    `user`, if given, is the uid each must run as. `on_alone` is called when a front is gone, or was cut off.
     """
 
-    def __init__(self, *, user: int | None = None) -> None:
+    def __init__(self, *, user: int | None = None, on_alone: Callable[[], None] = lambda: None) -> None:
         self._user = user
+        self._on_alone = on_alone
         self.dropped = 0
         """Facts dropped because no front came."""
         self._pool: Pool | None = None
@@ -219,7 +230,7 @@ class Fronts:
     def _serve(self, pool: Pool, sock: socket.socket) -> None:
         if self._server is not None:
             self._server.hang_up()
-        self._server = BrokerServer(sock, front=self._user)
+        self._server = BrokerServer(sock, front=self._user, on_gone=self._on_alone)
         self._server.start(pool)
         while self._kept:
             self._server.emit(self._kept.popleft())

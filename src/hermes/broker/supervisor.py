@@ -38,6 +38,8 @@ END_PATIENCE = 30.0
 """Seconds that each may take to end."""
 KILL_PATIENCE = 5.0
 """Seconds that processes without a parent may take to end once they are killed; what is frozen ends when all is swept."""
+ALONE_SECONDS = 1.0
+"""After the broker said that it is alone, a front that lives after all is connected with it again: it was cut off."""
 BACKOFF = (0.1, 2.0, 30.0)
 """Seconds between a death and the next start: the first pause, doubled each time; the longest after a start that went well (an
 attacker who finds a way to end a process should not keep the sensor down); and the longest after one that did not."""
@@ -207,7 +209,7 @@ class Supervisor:
         """Connect broker and front, if both are ready."""
         if self._broker.is_ready:
             self._boxes_ready.set()
-        if not (self._broker.is_ready and self._front.is_ready):
+        if not (self._broker.is_ready and self._front.is_ready) or self._stop.is_set():
             return
         brokers, fronts = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         know_senders(brokers)  # the front may speak before the broker listens
@@ -215,6 +217,12 @@ class Supervisor:
         _tell(self._front, Peer(deaths=self._deaths), fronts.detach())
         self._deaths = []
         self._announce()
+
+    def _introduce_again(self, front: Child | None) -> None:
+        """Connect a front that the broker lost, unless it has died: then the next one is on its way, or there."""
+        if front is not None and front is self._front.child and not front.ended.is_set():
+            logger.warning("the broker cut off a front that lives; they are connected again")
+            self._introduce()
 
     def _announce(self) -> None:
         self._manager.status("listening")
@@ -252,8 +260,10 @@ class Supervisor:
         while True:
             try:
                 async with asyncio.timeout_at(heard + HANG_PATIENCE):
-                    if await self._next_line(child) is None:
+                    if (line := await self._next_line(child)) is None:
                         return
+                if line == "alone" and child is self._broker.child:
+                    loop.call_later(ALONE_SECONDS, self._introduce_again, self._front.child)
             except TimeoutError:
                 # After this process itself was stopped for a while, what was said meanwhile is read first.
                 await asyncio.sleep(0)

@@ -38,10 +38,8 @@ class GivenMachine(Machine):
     nofile: int = 1_048_576
     listening: int = 0
     running: bool = False
+    security: list[str] = field(default_factory=lambda: ["name=seccomp,profile=default", "name=userns"])
     docker: dict[str, object] | str = field(default_factory=lambda: dict[str, object](Version="20.10", ApiVersion="1.41"))
-    info: dict[str, object] | str = field(
-        default_factory=lambda: dict[str, object](SecurityOptions=["name=seccomp", "name=userns"])
-    )
 
     def is_root(self) -> bool:
         return self.root
@@ -87,11 +85,11 @@ class GivenMachine(Machine):
     def is_running(self, data_dir: Path) -> bool:
         return self.running
 
+    def docker_info(self, host: str) -> dict[str, object] | str:
+        return {"SecurityOptions": self.security}
+
     def docker_version(self, host: str) -> dict[str, object] | str:
         return self.docker
-
-    def docker_info(self, host: str) -> dict[str, object] | str:
-        return self.info
 
 
 LOCAL = Settings()
@@ -193,6 +191,8 @@ CASES: list[tuple[str, Settings, dict[str, Any], State, str, str]] = [
     ("runtime", RUNSC, _runsc((0, "runsc version release-20250101.0")), State.OK, "release-20250101.0", ""),
     ("runtime", RUNSC, _runsc((0, "runsc version VERSION_MISSING")), State.OK, "VERSION_MISSING", ""),
     ("runtime", LOCAL, {"outcomes": {"run": (127, "broken")}}, State.FAILED, "does not run: broken", "runc"),
+    ("docker users", DOCKER, {"security": ["name=seccomp"]}, State.WARNING, "is root of the daemon's machine", "userns-remap"),
+    ("docker users", DOCKER, {"security": ["name=rootless"]}, State.OK, "nobody outside", ""),
     ("docker", DOCKER, {"docker": "Connection refused"}, State.FAILED, "no Docker daemon answers", "docker.io"),
     ("docker", DOCKER, {"docker": {"Version": "18.09", "ApiVersion": "1.39"}}, State.FAILED, "too old", "20.10"),
     ("docker", DOCKER, {"docker": {}}, State.FAILED, "too old", "20.10"),
@@ -259,20 +259,3 @@ def test_require_names_everything_that_fails_and_nothing_else() -> None:
 def test_every_check_is_part_of_the_examination() -> None:
     defined = {value for name, value in vars(machine).items() if name.startswith("check_")}
     assert defined == {*machine._ALWAYS, *machine._LOCAL, *machine._DOCKER}
-
-
-@pytest.mark.usefixtures("built")
-@pytest.mark.parametrize(
-    ("info", "detail", "fix"),
-    [
-        ({"SecurityOptions": ["name=seccomp"]}, "root of the daemon's machine", "userns-remap"),
-        ({}, "root of the daemon's machine", "userns-remap"),
-        ("no answer", "not known: no answer", "Start the Docker daemon"),
-    ],
-)
-def test_a_daemon_without_user_namespaces_is_a_warning(info: dict[str, object] | str, detail: str, fix: str) -> None:
-    (result,) = [it for it in examine(DOCKER, GivenMachine(info=info)) if it.name == "docker users"]
-    assert result.state is State.WARNING
-    assert detail in result.detail
-    assert fix in result.fix
-    require(DOCKER, GivenMachine(info=info))

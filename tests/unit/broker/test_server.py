@@ -436,7 +436,9 @@ async def test_facts_after_the_front_is_gone_hurt_nobody(house: House) -> None:
 
 
 class Row:
-    """A broker's fronts: each comes with a new socket."""
+    """A broker's fronts: each comes with a new socket. `alone` counts how often the last of them was gone."""
+
+    alone = 0
 
     def __init__(self, pool: Pool, fronts: Fronts) -> None:
         self.pool = pool
@@ -455,15 +457,18 @@ class Row:
 
 @pytest_asyncio.fixture
 async def row() -> AsyncIterator[Row]:
+    def alone() -> None:
+        house.alone += 1
+
     engine = FakeEngine()
-    fronts = Fronts()
+    fronts = Fronts(on_alone=alone)
     pool = Pool(engine, ContainerPoolConfig(size=1), emit=fronts.emit, backoff=(0.01, 0.05))
     await engine.start()
     await pool.start()
     await asyncio.wait_for(pool.ready.wait(), PATIENCE)
-    row = Row(pool, fronts)
-    yield row
-    for front in row.came:
+    house = Row(pool, fronts)
+    yield house
+    for front in house.came:
         await front.close()
     await fronts.close()
     await pool.close()
@@ -481,6 +486,7 @@ async def test_what_a_dead_front_held_is_stopped_and_the_next_is_told(row: Row) 
         return row.pool.status().active == 0
 
     await eventually(is_released)
+    assert row.alone == 1
     second = await row.comes()
 
     async def is_told() -> bool:

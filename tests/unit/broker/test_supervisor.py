@@ -47,6 +47,8 @@ while True:
         note(kind + (" of dead" if b"killed" in packet else ""))
     if settings["server"]["banner"] != "silent":
         os.write(argument["--status"], b"alive\\n")
+    if settings["server"]["banner"] == "cuts off" and role == "broker":
+        os.write(argument["--status"], b"alone\\n")
 """
 
 
@@ -194,3 +196,14 @@ async def test_systemd_hears_when_it_is_ready_alive_and_ending(tmp_path: Path, m
             await hears(b"WATCHDOG=1")
             os.kill(os.getpid(), signal.SIGTERM)
             await hears(b"STOPPING=1")
+
+
+@pytest.mark.asyncio
+async def test_a_front_that_the_broker_cut_off_is_connected_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_module, "ALONE_SECONDS", 0.01)
+    stage = Stage(tmp_path, banner="cuts off")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(stage.supervisor.run())
+        notes = await stage.noted(both_met(3))
+        assert len({pid for who, pid, _ in notes if who == "front"}) == 1
+        os.kill(os.getpid(), signal.SIGTERM)

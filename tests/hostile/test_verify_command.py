@@ -62,6 +62,23 @@ def test_it_can_be_stopped_midway(start: Start, number: signal.Signals) -> None:
     assert sensor.ssh("echo", "well").stdout == b"well\n"
 
 
+def test_what_a_killed_run_left_goes_with_the_next(start: Start) -> None:
+    sensor = start()
+    with subprocess.Popen(
+        [HERMES, "verify"], env=sensor.environ, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as it:
+        assert it.stdout is not None
+        for line in it.stdout:
+            if b"file-fifos" in line:  # boxes have been kept by then
+                break
+        it.kill()
+    (left,) = (sensor.data_dir / "verify").iterdir()
+    assert list((left / "kept").iterdir()) != []
+    assert verify(sensor.data_dir, sensor.environ, "--quick").returncode == 0
+    assert list((sensor.data_dir / "verify").iterdir()) == []
+    assert left_behind(left) == []
+
+
 def test_a_sensor_whose_boxes_do_not_hold_does_not_listen(start: Start, tmp_path: Path) -> None:
     """A profile that lets everything through is a mistake an operator can make."""
     profile = tmp_path / "lax.json"

@@ -88,24 +88,31 @@ def _place(root: Path) -> Iterator[Path]:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not (place.exists() and os.path.samestat(place.stat(), os.fstat(fd))):
-                continue  # another run has just removed it
-        except BlockingIOError:
-            os.close(fd)
-            continue
-        try:
-            yield place
+            if _is_taken(place, fd):
+                continue
+            try:
+                yield place
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
+            return
         finally:
-            shutil.rmtree(place, ignore_errors=True)
             os.close(fd)
-        return
     raise MachineError(f"{PLACES} runs of `hermes verify` are under way on {root}")
+
+
+def _is_taken(place: Path, fd: int) -> bool:
+    """Lock a directory, for as long as its fd is open; whether another run has it, or has just removed it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return not (place.exists() and os.path.samestat(place.stat(), os.fstat(fd)))
 
 
 def _kept(own: Settings) -> Path:
     """Where what boxes leave is kept, until the end."""
-    directory = own.data_dir / "stopped"
+    directory = own.data_dir / "kept"
+    shutil.rmtree(directory, ignore_errors=True)  # of a run that was killed
     directory.mkdir(mode=0o700)
     return directory
 

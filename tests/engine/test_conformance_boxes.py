@@ -165,7 +165,8 @@ async def test_changes_of_a_box_that_a_killed_broker_left_are_kept(case: Case, d
     try:
         await after.start(spare=[held.id, "never-heard-of"])
         assert await after.list_owned() == [held.id]
-        assert not Path(f"/proc/{warm.pid}").exists() or warm.pid == 0
+        state = Path(f"/proc/{warm.pid}/status")
+        assert not warm.pid or not state.exists() or "State:\tZ" in state.read_text()
         copied = await after.recover(held.id, keep=tmp_path / "kept")
         assert copied is not None
         assert copied.exceeded == set()
@@ -251,7 +252,7 @@ async def test_a_frozen_box_can_be_destroyed(engine: Engine) -> None:
 # ---- what is kept
 
 
-async def test_changes_are_kept(engine: Engine, tmp_path: Path, isolated: None) -> None:
+async def test_changes_are_kept(engine: Engine, case: Case, tmp_path: Path, isolated: None) -> None:
     box = await engine.create(new_id())
     async with BoxClient(await engine.open(box)) as client:
         script = r"""
@@ -271,7 +272,7 @@ async def test_changes_are_kept(engine: Engine, tmp_path: Path, isolated: None) 
     assert (kept / "changes/etc/passwd").read_bytes().endswith(b"more\n")
     if (kept / "manifest.jsonl").exists():
         noted = {line["path"]: line for line in map(json.loads, (kept / "manifest.jsonl").read_bytes().splitlines())}
-        assert noted["root/fifo"]["kind"] == "fifo"
+        assert not case.linux or noted["root/fifo"]["kind"] == "fifo"
         assert (noted["root/setuid"]["mode"], noted["root/setuid"]["uid"]) == ("4755", 0)
         assert noted["root/link"]["target"] == "/etc/shadow"
         assert noted["root/\\xff\x1b[31m"]["raw"] == "cm9vdC//G1szMW0="
@@ -463,7 +464,9 @@ async def test_file_size_is_limited(client: BoxClient, isolated: None) -> None:
     assert await client.output("ulimit -c") == "0"
 
 
-async def test_limits_that_were_reached_are_told(engine: Engine, isolated: None) -> None:
+async def test_limits_that_were_reached_are_told(engine: Engine, case: Case, isolated: None) -> None:
+    if not case.linux:
+        pytest.skip("its kernel ends the whole box at its limits")
     box = await engine.create(new_id())
     async with BoxClient(await engine.open(box), box.id) as client:
         engine.look(box)
@@ -528,7 +531,9 @@ async def test_a_full_disk(engine: Engine, box: Box, client: BoxClient, limited:
     await engine.destroy(other)
 
 
-async def test_the_disk_looks_like_a_servers(client: BoxClient, limited: None) -> None:
+async def test_the_disk_looks_like_a_servers(client: BoxClient, case: Case, limited: None) -> None:
+    if not case.linux:
+        pytest.skip("its mounts are of its own making")
     lines = (await client.output("df -Pk /; df -Pi /; grep ' / ' /proc/mounts")).splitlines()
     _, blocks, _, inodes, mount = lines
     device, size, used, free, _, place = blocks.split()

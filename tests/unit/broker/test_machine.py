@@ -38,6 +38,7 @@ class GivenMachine(Machine):
     nofile: int = 1_048_576
     listening: int = 0
     running: bool = False
+    security: list[str] = field(default_factory=lambda: ["name=seccomp,profile=default", "name=userns"])
     docker: dict[str, object] | str = field(default_factory=lambda: dict[str, object](Version="20.10", ApiVersion="1.41"))
     info: dict[str, object] | str = field(
         default_factory=lambda: dict[str, object](SecurityOptions=["name=seccomp", "name=userns"])
@@ -86,6 +87,9 @@ class GivenMachine(Machine):
 
     def is_running(self, data_dir: Path) -> bool:
         return self.running
+
+    def docker_info(self, host: str) -> dict[str, object] | str:
+        return {"SecurityOptions": self.security}
 
     def docker_version(self, host: str) -> dict[str, object] | str:
         return self.docker
@@ -193,6 +197,8 @@ CASES: list[tuple[str, Settings, dict[str, Any], State, str, str]] = [
     ("runtime", RUNSC, _runsc((0, "runsc version release-20250101.0")), State.OK, "release-20250101.0", ""),
     ("runtime", RUNSC, _runsc((0, "runsc version VERSION_MISSING")), State.OK, "VERSION_MISSING", ""),
     ("runtime", LOCAL, {"outcomes": {"run": (127, "broken")}}, State.FAILED, "does not run: broken", "runc"),
+    ("docker users", DOCKER, {"security": ["name=seccomp"]}, State.WARNING, "is root of the daemon's machine", "userns-remap"),
+    ("docker users", DOCKER, {"security": ["name=rootless"]}, State.OK, "nobody outside", ""),
     ("docker", DOCKER, {"docker": "Connection refused"}, State.FAILED, "no Docker daemon answers", "docker.io"),
     ("docker", DOCKER, {"docker": {"Version": "18.09", "ApiVersion": "1.39"}}, State.FAILED, "too old", "20.10"),
     ("docker", DOCKER, {"docker": {}}, State.FAILED, "too old", "20.10"),

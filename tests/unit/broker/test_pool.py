@@ -691,11 +691,17 @@ async def test_a_box_that_nobody_saw_is_not_noted_any_more(make: Make, seen: See
     pool = await make(engine, size=1, forensics=forensics)
     async with TaskOwner("test") as tasks:
         waiting = tasks.spawn(pool.allocate("one"), name="allocate")
-        await asyncio.sleep(0)
+        stating = pool._emit_fact
+
+        def cancelling(event: BrokerEvent) -> None:
+            """Cancel whoever waits as late as can be: as the box is given out."""
+            stating(event)
+            if event.kind == "container.created":
+                waiting.cancel()
+
+        pool._emit_fact = cancelling
         engine.go.set()
-        await seen.times("container.created")
-        waiting.cancel()
-        await seen.until(lambda: warm(pool) == 2)  # that one, and the one that was to be warm
+        await seen.until(lambda: warm(pool) == 2 and waiting.done())
     again = Forensics(tmp_path / "stopped", ForensicsConfig(), emit=seen)
     assert await again.start() == []
     await again.close()

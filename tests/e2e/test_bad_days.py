@@ -204,7 +204,22 @@ def test_stopped_during_a_long_start(start: Start, tmp_path: Path) -> None:
     assert left_behind(sensor.data_dir) == []
 
 
-def test_everything_killed_at_once_the_next_start_cleans_up(start: Start) -> None:
+def test_everything_killed_at_once_the_next_start_cleans_up_and_keeps_the_evidence(start: Start) -> None:
+    sensor = start()
+    with session(sensor, "echo found >/root/evidence; echo ready; sleep 1000"):
+        for pid in (sensor.process.pid, *sensor.pids().values()):
+            os.kill(pid, signal.SIGKILL)
+    sensor.process.wait()
+    again = start(sensor.data_dir)
+    assert wait_until(lambda: list(sensor.data_dir.glob("stopped/*/facts.json")))
+    (evidence,) = sensor.data_dir.glob("stopped/*/changes/root/evidence")
+    assert evidence.read_text() == "found\n"
+    assert again.ssh("echo back").stdout == b"back\n"
+    assert again.stop() == 0
+    assert left_behind(sensor.data_dir) == []
+
+
+def test_everything_killed_while_nobody_is_there(start: Start) -> None:
     sensor = start()
     for pid in (sensor.process.pid, *sensor.pids().values()):
         os.kill(pid, signal.SIGKILL)
@@ -236,15 +251,17 @@ def test_a_process_that_dies_is_started_afresh_and_the_other_goes_on(start: Star
     assert wait_until(lambda: sensor.ssh("echo back").stdout) == b"back\n"
     other = "broker" if name == "front" else "front"
     assert sensor.pids()[other] == before[other]
+    assert wait_until(lambda: list(sensor.data_dir.glob("stopped/*/changes/root/evidence"))), "what the session changed is kept"
     assert sensor.stop() == 0
     assert f"the {name} died (killed by SIGKILL)" in sensor.said()
     assert "Traceback" not in sensor.said()
     assert left_behind(sensor.data_dir) == []
     events = [msgspec.json.decode(line) for line in (sensor.data_dir / "journal" / "events.jsonl").read_bytes().splitlines()]
     assert [event["process"] for event in events if event["event"] == "sensor.recovered"] == [name]
-    assert name == "broker" or list(sensor.data_dir.glob("stopped/*/changes/root/evidence")), (
-        "what the session changed is not kept"
-    )
+    stopped = [event for event in events if event["event"] == "container.stopped"]
+    assert [event["recovered"] for event in stopped][:1] == [name == "broker"]
+    assert (Path(stopped[0]["kept"]) / "changes" / "root" / "evidence").read_text() == "found\n"
+    assert list((sensor.data_dir / "boxes").iterdir()) == []
 
 
 def test_sigterm_lets_sessions_come_to_their_end_and_takes_no_more(start: Start) -> None:

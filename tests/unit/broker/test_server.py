@@ -458,7 +458,7 @@ class Row:
 @pytest_asyncio.fixture
 async def row() -> AsyncIterator[Row]:
     def alone() -> None:
-        house.alone += 1
+        standing.alone += 1
 
     engine = FakeEngine()
     fronts = Fronts(on_alone=alone)
@@ -466,9 +466,9 @@ async def row() -> AsyncIterator[Row]:
     await engine.start()
     await pool.start()
     await asyncio.wait_for(pool.ready.wait(), PATIENCE)
-    house = Row(pool, fronts)
-    yield house
-    for front in house.came:
+    standing = Row(pool, fronts)
+    yield standing
+    for front in standing.came:
         await front.close()
     await fronts.close()
     await pool.close()

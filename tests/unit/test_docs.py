@@ -282,3 +282,18 @@ def test_every_module_has_its_tests() -> None:
 def test_what_needs_no_tests_is_still_there_and_still_has_none() -> None:
     assert set(WITHOUT_TESTS) | set(TESTED_BY) <= set(modules())
     assert [it for it in WITHOUT_TESTS if files_testing(it)] == []
+
+
+@pytest.mark.parametrize("name", ["SECURITY.md", "docs/design.md", "README.md"])
+def test_what_is_pointed_at_is_there(name: str) -> None:
+    text = (ROOT / name).read_text()
+    named = set(re.findall(r"`((?:tests|docs|packaging|scripts)/[^`* ]+)`", text)) | {
+        f"src/hermes/{it}"
+        for it in re.findall(
+            r"`((?:broker|server|container|evidence|recording|session|store|config|cli|confine)/[a-z_/]+\.py)`", text
+        )
+    }
+    assert named
+    assert [it for it in sorted(named) if not (ROOT / it).exists()] == []
+    links = set(re.findall(r"\]\(([^)#:]+)\)", text))
+    assert [it for it in sorted(links) if not ((ROOT / name).parent / it).exists()] == []

@@ -56,7 +56,6 @@ TESTED_BY = {
     "hermes.broker.verify": "hostile/test_verify.py",
     "hermes.broker.verify.alone": "hostile/test_verify_command.py",
     "hermes.broker.verify.box": "hostile/test_verify.py",
-    "hermes.broker.verify.canaries": "hostile/test_verify.py",
     "hermes.broker.verify.gate": "hostile/test_verify_command.py",
     "hermes.broker.verify.host": "hostile/test_verify.py",
     "hermes.broker.verify.probe": "hostile/test_verify.py",

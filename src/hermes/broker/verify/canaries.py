@@ -3,16 +3,22 @@
 They hold no secret, and are open to everyone on the machine: only the walls of the box keep its attacker from them.
 """
 
+import fcntl
 import os
 import re
 import secrets
 import shutil
 import socket
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+_PREFIX = "hermes-verify-"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_YOUNG = 60.0
+"""Seconds for which a directory without a lock may just have been made."""
 _LOCAL = re.compile(r"\|-- (\S+)\n\s+/32 host LOCAL")
 
 
@@ -58,13 +64,18 @@ class Canaries:
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     directory: Path = Path()
     sockets: list[Canary] = field(default_factory=list)
+    lock: int = -1
+    """Says that the directory is in use: an fd of it."""
 
     @classmethod
     def place(cls) -> "Canaries":
         """Open the sockets and write the file. OSError if that fails."""
         placed = cls()
-        placed.directory = Path(tempfile.mkdtemp(prefix="hermes-verify-"))
+        _remove_left()
+        placed.directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
         try:
+            placed.lock = os.open(placed.directory, _DIRECTORY)
+            fcntl.flock(placed.lock, fcntl.LOCK_EX)
             placed.directory.chmod(0o755)
             placed.file.write_text(placed.token)
             placed.file.chmod(0o644)
@@ -100,6 +111,9 @@ class Canaries:
         self.sockets.clear()
         if self.directory != Path():
             shutil.rmtree(self.directory, ignore_errors=True)
+        if self.lock >= 0:
+            os.close(self.lock)
+            self.lock = -1
 
     def _got(self, canary: Canary) -> bool:
         token = self.token.encode()
@@ -149,6 +163,25 @@ class Canaries:
         if kind == socket.SOCK_STREAM:
             sock.listen(16)
         self.sockets.append(Canary(name, family, kind, address, port, sock))
+
+
+def _remove_left() -> None:
+    """Remove the directories of runs that were killed: root's own, that nobody has locked for a while."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        try:
+            fd = os.open(left, _DIRECTORY)
+        except OSError:
+            continue
+        try:
+            found = os.fstat(fd)
+            if found.st_uid != os.geteuid() or time.time() - found.st_mtime < _YOUNG:
+                continue
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(fd)
 
 
 def _addresses() -> list[str]:

@@ -416,5 +416,5 @@ class DockerEngine:
             raise EngineError(f"docker: container {box.id} is gone")
         return cell
 
-    def _asking(self, what: str, timeout: float = CALL_TIMEOUT) -> AbstractAsyncContextManager[None]:
-        return asking(self._config.docker.host, what, timeout)
+    def _asking(self, what: str, timeout: float = 0.0) -> AbstractAsyncContextManager[None]:
+        return asking(self._config.docker.host, what, timeout or CALL_TIMEOUT)

@@ -25,6 +25,7 @@ from hermes.container.control import ALIVE_SECONDS
 from hermes.container.messages import ControlMessage, Peer, Reload, encode
 from hermes.container.packets import know_senders
 from hermes.errors import ConfigError, HermesError, MachineError
+from hermes.tasks import TaskOwner
 
 logger = structlog.get_logger(__name__)
 
@@ -109,22 +110,27 @@ class Supervisor:
             loop.add_signal_handler(number, self._asked_to_stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._children.watch()
-        try:
+        async with TaskOwner("supervisor") as tasks:
+            tasks.spawn(self._feed_watchdog(), name="watchdog")
             try:
-                async with asyncio.TaskGroup() as group:
-                    keepers = [group.create_task(self._keep(post)) for post in (self._broker, self._front)]
-                    keepers.append(group.create_task(self._feed_watchdog()))
-                    await self._stop.wait()
-                    for keeper in keepers:
-                        keeper.cancel()
-            except ExceptionGroup as failures:
-                if (error := _ours(failures)) is None:
-                    raise
-                raise error from None
-            self._progress("stopping")
-        finally:
-            self._manager.stopping()
-            await self._end_all()
+                await self._keep_both()
+                self._progress("stopping")
+            finally:
+                self._manager.stopping()
+                await self._end_all()
+
+    async def _keep_both(self) -> None:
+        """Return when asked to stop. Raises HermesError as `run` does."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                keepers = [group.create_task(self._keep(post)) for post in (self._broker, self._front)]
+                await self._stop.wait()
+                for keeper in keepers:
+                    keeper.cancel()
+        except ExceptionGroup as failures:
+            if (error := _ours(failures)) is None:
+                raise
+            raise error from None
 
     # ---- what the operator asks for
 
@@ -180,13 +186,16 @@ class Supervisor:
         """Run one process for the post, for as long as it lives. Raises MachineError with how it ended."""
         if post is self._front and not self._boxes_ready.is_set():
             await self._boxes_ready.wait()
-        post.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        post.control.setblocking(False)
-        with theirs:
-            post.child = child = self._start(post, theirs.fileno())
-        await self._until(child, post.ready_word)
-        post.is_ready = post.was_ready = True
-        self._introduce()
+        try:
+            post.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            post.control.setblocking(False)
+            with theirs:
+                post.child = child = self._start(post, theirs.fileno())
+            await self._until(child, post.ready_word)
+            post.is_ready = post.was_ready = True
+            self._introduce()
+        except OSError as error:  # no descriptors, no memory, no processes: for now
+            raise MachineError(f"the {post.name} cannot be started: {error.strerror}") from error
         await self._until_dead(child)
         raise MachineError(f"the {child.name} died ({child.how})")
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from hermes.broker import supervisor as supervisor_module
-from hermes.broker.children import Children, environment
+from hermes.broker.children import Child, Children, environment
 from hermes.broker.supervisor import Supervisor
 from hermes.config import Settings
 from hermes.errors import ConfigError, MachineError
@@ -144,7 +144,7 @@ async def test_a_first_start_that_fails_is_the_end(tmp_path: Path) -> None:
     stage = Stage(tmp_path, banner="broken")
     with pytest.raises(MachineError, match=r"^it is broken$"):
         await asyncio.wait_for(stage.supervisor.run(), PATIENCE)
-    assert [who for who, _, what in stage.notes()] == ["broker"]
+    assert {who for who, _, _ in stage.notes()} == {"broker"}
     assert stage.said == []
 
 
@@ -206,4 +206,25 @@ async def test_a_front_that_the_broker_cut_off_is_connected_again(tmp_path: Path
         group.create_task(stage.supervisor.run())
         notes = await stage.noted(both_met(3))
         assert len({pid for who, pid, _ in notes if who == "front"}) == 1
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.asyncio
+async def test_what_cannot_be_started_for_now_is_tried_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, failures = stage.supervisor._start, 3
+
+    def scarce(post: supervisor_module._Post, control: int) -> Child:
+        nonlocal failures
+        if stage.said.count("ready") and failures:
+            failures -= 1
+            raise OSError(11, "Resource temporarily unavailable")
+        return start(post, control)
+
+    monkeypatch.setattr(stage.supervisor, "_start", scarce)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(stage.supervisor.run())
+        await stage.noted(both_met(1))
+        os.kill(stage.pid("front"), signal.SIGKILL)
+        await stage.noted(both_met(2))
+        assert failures == 0
         os.kill(os.getpid(), signal.SIGTERM)

@@ -27,8 +27,9 @@ def verify(data_dir: Path, environ: dict[str, str], *arguments: str) -> "subproc
 
 
 @pytest.mark.timeout(600)
-def test_a_box_holds_beside_a_running_sensor(start: Start, tmp_path: Path) -> None:
-    sensor = start()
+@pytest.mark.parametrize("engine", ["local", "docker"])
+def test_a_box_holds_beside_a_running_sensor(start: Start, tmp_path: Path, docker_host: str, engine: str) -> None:
+    sensor = start(container_pool__engine=engine, container_pool__docker__host=docker_host)
     assert "attacks held in" in sensor.said()
     kept = tmp_path / "report.json"
     done = verify(sensor.data_dir, sensor.environ, "--json", "--output", str(kept))
@@ -37,12 +38,21 @@ def test_a_box_holds_beside_a_running_sensor(start: Start, tmp_path: Path) -> No
     assert done.returncode == 0
     assert {it["name"] for it in report["probes"]} == set(ALL)
     assert report["held"] is True
-    assert report["kernel"] == os.uname().release
+    assert (report["engine"], report["kernel"]) == (engine, os.uname().release)
     assert len(report["policy"]) == 64
     assert msgspec.json.decode(kept.read_bytes()) == report
     assert sensor.process.poll() is None
     assert sensor.ssh("echo", "still", "here").stdout == b"still here\n"
     assert list((sensor.data_dir / "verify").iterdir()) == []
+    assert sensor.stop() == 0
+    assert left_behind(sensor.data_dir) == []
+
+
+@pytest.mark.timeout(600)
+def test_boxes_of_gvisor_hold_or_the_sensor_does_not_listen(start: Start) -> None:
+    sensor = start(container_pool__runtime="runsc", container_pool__size="1", container_pool__create_timeout="90")
+    assert "attacks held in" in sensor.said()
+    assert sensor.ssh("dmesg").returncode == 0
     assert sensor.stop() == 0
     assert left_behind(sensor.data_dir) == []
 

@@ -75,12 +75,14 @@ def main(handler: SessionHandler) -> None:
 
 def own_files(settings: Settings) -> list[Rule]:
     """What the front may do with files once it is confined: anything in its own directories, and read about itself."""
-    directories = {settings.journal_dir, settings.keys_dir}
-    if settings.recording.enabled:
-        directories.add(settings.recordings_dir)
+    directories = {settings.journal_dir: "", settings.keys_dir: ""}
+    user = settings.sensor.user
     if isinstance(lines := _lines(settings), Path):
-        directories.add(lines.parent)
-    return [*(Rule(directory, OWN) for directory in sorted(directories)), Rule(Path("/proc/self"), Files.READ_FILE)]
+        directories[lines.parent] = f"events cannot be written (let {user} in, or set logging.events)"
+    if settings.recording.enabled:
+        directories[settings.recordings_dir] = f"recordings cannot be written (let {user} in, or set recording.output_dir)"
+    own = [Rule(directory, OWN, complaint) for directory, complaint in sorted(directories.items())]
+    return [*own, Rule(Path("/proc/self"), Files.READ_FILE)]
 
 
 async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namespace, report: Report) -> None:

@@ -177,6 +177,8 @@ class SlowDaemon(socketserver.ThreadingUnixStreamServer):
                 status, body = 200, b'{"Version": "20.10.24", "ApiVersion": "1.41", "MinAPIVersion": "1.12", "Os": "linux"}'
             elif "/containers/json" in self.path:
                 status, body = 200, b"[]"
+            elif self.path.partition("?")[0].endswith("/info"):
+                status, body = 200, b'{"Runtimes": {"runc": {"path": "runc"}}, "DefaultRuntime": "runc"}'
             else:
                 status, body = 404, b'{"message": "no such thing"}'
             self.send_response(status)

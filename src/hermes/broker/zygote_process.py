@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -118,7 +119,12 @@ def main(control: socket.socket) -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
-    control.send(READY)
+    with suppress(ConnectionError):  # the broker is gone, and this process's work with it
+        control.send(READY)
+        _serve(control, trees)
+
+
+def _serve(control: socket.socket, trees: list[cgroups.Hierarchy]) -> None:
     while True:
         packet, fds = linux.receive_fds(control, MAX_REQUEST, 4)
         if not packet:

@@ -11,6 +11,7 @@ from enum import IntFlag
 from pathlib import Path
 
 from hermes.confine import kernel
+from hermes.errors import MachineError
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _CREATE_RULESET_VERSION = 1
@@ -62,6 +63,8 @@ class Rule:
 
     path: Path
     rights: Files
+    complaint: str = ""
+    """What an operator is told, before the reason, when it cannot be reached."""
 
 
 def abi() -> int:
@@ -99,7 +102,12 @@ def restrict(rules: Sequence[Rule], version: int) -> None:
 
 
 def _allow(ruleset: int, rule: Rule, handled: Files) -> None:
-    fd = os.open(rule.path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        fd = os.open(rule.path, os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        if not rule.complaint:
+            raise
+        raise MachineError(f"{rule.complaint}: {rule.path}: {error.strerror}") from error
     try:
         rights = rule.rights & handled
         if not stat.S_ISDIR(os.fstat(fd).st_mode):

@@ -445,7 +445,8 @@ async def test_a_memory_hog_dies_alone(client: BoxClient, case: Case, isolated: 
     if not case.linux:
         async with asyncio.timeout(30):
             await client.container.lost.wait()
-        assert (await cat.result()).exit.signal == "KILL"
+        end = (await cat.result()).exit
+        assert end.signal == "KILL" or (not case.exact_signals and end.status in {128, 137})
         return
     assert b"ended" not in hog.stdout or b"ended 0" not in hog.stdout
     assert (await cat.result(b"still here")).stdout == b"still here"

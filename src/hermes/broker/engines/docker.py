@@ -34,7 +34,7 @@ from hermes.broker.engines.docker_daemon import CALL_TIMEOUT, asking, can_limit_
 from hermes.broker.engines.docker_disk import DiskWatch, upper_directory
 from hermes.broker.engines.docker_exec import DockerExecServer
 from hermes.broker.engines.docker_image import ready_image
-from hermes.broker.engines.docker_runtime import is_gvisor
+from hermes.broker.engines.docker_runtime import end_sandbox, is_gvisor
 from hermes.broker.engines.docker_stream import FAULTS
 from hermes.broker.forensics import budget
 from hermes.broker.gauges import Gauge
@@ -80,7 +80,7 @@ class DockerEngine:
     name = "docker"
 
     def __init__(self, config: ContainerPoolConfig, *, data_dir: Path, image: Image | str, instance: str) -> None:
-        self.runtime = "docker's default"
+        self.runtime: str = "docker's default" if config.runtime == "auto" else config.runtime
         self._config = config
         self._data_dir = data_dir
         self._image = image
@@ -109,8 +109,6 @@ class DockerEngine:
             self._gvisor = await is_gvisor(self._docker, self._config.runtime)
         if self._gvisor:
             self.runtime = "runsc"
-        elif self._config.runtime != "auto":
-            self.runtime = self._config.runtime
         if self._gvisor and self._config.docker.entry == "spawner":
             raise EngineError("docker: the default runtime is gVisor, which no spawner can enter: set docker.entry to auto")
         self._reference = await ready_image(self._docker, self._image)
@@ -294,6 +292,8 @@ class DockerEngine:
     async def _destroy(self, cell: _Cell, keep: Path | None) -> None:
         self._disks.uppers.pop(cell.box.id, None)
         self.look(cell.box)
+        if self._gvisor and cell.pidfd is not None:
+            end_sandbox(cell.pidfd)
         if keep is not None:
             await self._kill(cell.name)
             async with self._asking("keep what changed in a container", _KEEP_TIMEOUT):

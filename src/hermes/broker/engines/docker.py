@@ -320,7 +320,7 @@ class DockerEngine:
     async def _remove(self, container_id: str) -> None:
         """Kill and remove a container, if it is there. Return when it is gone."""
         container = self._docker.containers.container(name_of(container_id))
-        async with self._removers, self._asking("remove a container"):
+        async with self._removers, self._asking("remove a container", CALL_TIMEOUT * (1 + 3 * self._gvisor)):
             while True:
                 try:
                     await container.delete(force=True, v=True)

@@ -1,12 +1,14 @@
 """What a daemon says of its runtimes, and what is made of it."""
 
+import os
+import subprocess
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from aiodocker import Docker
 
-from hermes.broker.engines.docker_runtime import is_gvisor
+from hermes.broker.engines.docker_runtime import end_sandbox, is_gvisor
 from hermes.broker.oci import RUNSC_FLAGS
 from hermes.errors import EngineError
 
@@ -41,3 +43,12 @@ async def test_a_runtime_the_daemon_does_not_know_is_told_with_the_remedy() -> N
 async def test_one_that_would_lose_the_evidence_is_refused() -> None:
     with pytest.raises(EngineError, match=r"lacks --overlay2=none --file-access=shared.*daemon\.json"):
         await is_gvisor(daemon(runsc={"path": "/usr/bin/runsc"}), "runsc")
+
+
+def test_a_sandbox_is_ended_whether_or_not_it_still_runs() -> None:
+    with subprocess.Popen(["sleep", "1000"]) as sandbox:
+        pidfd = os.pidfd_open(sandbox.pid)
+        end_sandbox(pidfd)
+        assert sandbox.wait(20) == -9
+        end_sandbox(pidfd)
+        os.close(pidfd)

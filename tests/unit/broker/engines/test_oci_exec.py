@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from hermes.broker.engines import exec_server, oci_exec
 from hermes.broker.engines.oci_exec import OciExecServer
 from hermes.broker.oci import Runtime
 from hermes.broker.policy import Policy
@@ -106,7 +107,9 @@ async def test_a_box_whose_programs_do_not_run_is_not_opened(tmp_path: Path) -> 
 
 
 @pytest.mark.asyncio
-async def test_an_endless_greeting_is_not_listened_to(tmp_path: Path) -> None:
+async def test_an_endless_greeting_is_not_listened_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oci_exec, "START_TIMEOUT", 0.5)
+    monkeypatch.setattr(exec_server, "START_TIMEOUT", 0.5)
     endless = "os.execv('/bin/sh', ['sh', '-c', 'yes | head -c 9000000'])"
     program = runtime(tmp_path)
     text = Path(program.program).read_text().replace("child = os.fork()", endless)

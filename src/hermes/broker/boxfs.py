@@ -50,6 +50,10 @@ IDS = 65536
 """User ids of one box; its first is a multiple of that."""
 
 
+TO_BLAME = 4 << 20
+"""Bytes of a box's disk on the host from which on it can be what fills the host's: a fresh one takes a tenth."""
+
+
 @dataclass(frozen=True, slots=True)
 class BoxFiles:
     """Where the files of one box lie: `bundle` while it lives, `store` until its changes were kept."""
@@ -186,7 +190,10 @@ class Places:
         return found
 
     def must_go(self, files: BoxFiles, reserve: int) -> bool:
-        """Whether less than `reserve` bytes are free where boxes' disks lie, and this one takes most of it. Does not block."""
+        """Whether less than `reserve` bytes are free where boxes' disks lie, and this one takes most of it. Does not block.
+
+        One that takes less than `TO_BLAME` stays: to end it would free nothing.
+        """
         try:
             seen = os.statvfs(self.stores)
             if seen.f_bavail * seen.f_frsize >= reserve:
@@ -194,7 +201,8 @@ class Places:
             taken = {entry.name: self.files(entry.name).image.stat().st_blocks for entry in self.stores.iterdir()}
         except OSError:
             return False
-        return max(taken, key=lambda name: taken[name], default="") == files.store.name
+        largest = max(taken, key=lambda name: taken[name], default="")
+        return largest == files.store.name and taken[largest] * 512 >= TO_BLAME
 
     def take_down(self, files: BoxFiles) -> Path | None:
         """Unmount and remove all of a box that has ended. Return a pit (see `trees.remove`) to be removed."""

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hermes.broker.boxfs import IDS, BoxFiles, Places, mounts, unmount_below
+from hermes.broker.boxfs import IDS, TO_BLAME, BoxFiles, Places, mounts, unmount_below
 from hermes.broker.trees import Budget
 
 BUDGET = Budget(bytes=1 << 20, entries=1000, depth=10, seconds=60)
@@ -56,7 +56,7 @@ def test_without_a_disk_there_is_none_to_mount_again(files: BoxFiles) -> None:
 
 def test_where_the_hosts_disk_is_nearly_full_the_largest_must_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places = Places(tmp_path / "run", tmp_path / "data")
-    for name, size in (("small", 10_000), ("large", 500_000)):
+    for name, size in (("small", TO_BLAME // 2), ("large", TO_BLAME + 4096)):
         places.files(name).store.mkdir(parents=True)
         places.files(name).image.write_bytes(b"x" * size)
         with places.files(name).image.open("rb") as file:
@@ -66,6 +66,8 @@ def test_where_the_hosts_disk_is_nearly_full_the_largest_must_go(tmp_path: Path,
     assert [name for name in ("small", "large") if places.must_go(places.files(name), 1 << 20)] == ["large"]
     assert not places.must_go(places.files("large"), 100 * 4096)
     assert not Places(tmp_path, tmp_path / "none").must_go(places.files("large"), 1 << 20)
+    places.files("large").image.unlink()
+    assert not places.must_go(places.files("small"), 1 << 20), "it takes too little to be to blame"
 
 
 def test_mounts_are_read() -> None:

@@ -173,7 +173,7 @@ class _Start:
         """Take a fact that the pool states."""
         if self.over:
             return
-        if fact.kind == "container.created":
+        if fact.kind == "container.created" and self._warm < self._size:
             self._warm += 1
             self._report(f"progress warming the pool: {self._warm} of {self._size}")
         elif fact.kind == "engine.failed":

@@ -162,7 +162,7 @@ class BrokerServer:
             self._gone("it does not read")
 
     def _gone(self, reason: str) -> None:
-        log.warning("the front is gone", reason=reason)
+        log.info("the front is gone", reason=reason)
         self._release_all()
         self.closed.set()
         self._on_gone()

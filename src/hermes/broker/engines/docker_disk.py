@@ -2,6 +2,7 @@
 
 Watched means: as soon as the driver's file system has filled by a little more, the containers on it are measured, and one that
 holds more than its limit is told to its engine, which ends it. Until then it may have written more: what a disk takes meanwhile.
+What one writes while another frees as much does not show in that, so all are measured every now and then as well.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 LOOK = 1.0
 """Seconds between two looks at the file system."""
+EVERY = 20.0
+"""Seconds after which containers are measured although nothing was seen to fill."""
 REST = 4.0
 """Times as long as a measurement took before the next: what the watch may cost is bounded."""
 _STEPS = 16
@@ -40,7 +43,7 @@ def upper_directory(details: dict[str, Any]) -> Path | None:
 class DiskWatch:
     """Watches what lies in directories against the limits, while `run` runs.
 
-    `frozen` stops a container for the time of a measurement that it would not let come to an end; `exceeded` is told of one that
+    `freeze` stops a container for the time of a measurement that it would not let come to an end; `exceeded` is told of one that
     holds too much, with the limit's name.
     """
 
@@ -51,6 +54,7 @@ class DiskWatch:
         freeze: Callable[[str, bool], Awaitable[None]],
         exceeded: Callable[[str, str], Awaitable[None]],
         look: float = LOOK,
+        every: float = EVERY,
     ) -> None:
         self.uppers: dict[str, Path] = {}
         """What to watch, by container id."""
@@ -58,15 +62,17 @@ class DiskWatch:
         self._freeze = freeze
         self._exceeded = exceeded
         self._look = look
+        self._every = every
         self._taken: tuple[int, int] | None = None
 
     async def run(self) -> None:
         """Watch until cancelled."""
         loop = asyncio.get_running_loop()
+        measured = -self._every
         while True:
             await asyncio.sleep(self._look)
-            if self.uppers and self._has_filled():
-                began = loop.time()
+            if self.uppers and (self._has_filled() or loop.time() - measured >= self._every):
+                began = measured = loop.time()
                 for container_id in list(self.uppers):
                     if (name := await self._excess(container_id)) is not None:
                         await self._exceeded(container_id, name)

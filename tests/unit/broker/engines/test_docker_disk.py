@@ -118,3 +118,20 @@ async def test_a_container_that_is_gone_hurts_nobody(filled: Filled, tmp_path: P
         await filled.look()
         filled.seen.f_bfree -= 1 << 14
         assert await asyncio.wait_for(filled.told.get(), 10) == ("one", "disk")
+
+
+@pytest.mark.asyncio
+async def test_what_was_written_before_the_first_look_is_found(filled: Filled, tmp_path: Path) -> None:
+    (tmp_path / "upper" / "big").write_bytes(b"x" * (17 << 20))
+    async with filled.watching():
+        assert await asyncio.wait_for(filled.told.get(), 10) == ("one", "disk")
+
+
+@pytest.mark.asyncio
+async def test_what_is_written_while_another_frees_as_much_is_found(filled: Filled, tmp_path: Path) -> None:
+    filled.watch = DiskWatch(LIMITS, freeze=filled.freeze, exceeded=filled.exceeded, look=0.01, every=0.2)
+    filled.watch.uppers["one"] = tmp_path / "upper"
+    async with filled.watching():
+        await filled.look()
+        (tmp_path / "upper" / "big").write_bytes(b"x" * (17 << 20))
+        assert await asyncio.wait_for(filled.told.get(), 10) == ("one", "disk")

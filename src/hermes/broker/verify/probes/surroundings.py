@@ -1,13 +1,14 @@
 """Attacks on what Hermes leaves around a process of the box: open files, its environment, names of the host, and the spawner."""
 
+import asyncio
 import os
 
 from hermes.broker.policy import MASKED_PATHS
-from hermes.broker.verify.box import Untried
+from hermes.broker.verify.box import PATIENCE, Untried, read_fd
 from hermes.broker.verify.host import namespace, spawners, within
 from hermes.broker.verify.probe import AT_FDCWD, USERS, Attack, Breach, probe
 from hermes.broker.verify.probes.privilege import outside
-from hermes.container import Terminal
+from hermes.container import ContainerProcess, Terminal
 
 LOGIN = frozenset(
     {"USER", "LOGNAME", "HOME", "PATH", "SHELL", "MAIL", "TERM", "SSH_TTY", "PWD", "OLDPWD", "SHLVL", "_", "HOSTNAME"}
@@ -37,22 +38,36 @@ async def open_files(it: Attack) -> str:
 @probe("open-files-terminal", quick=True)
 async def open_files_terminal(it: Attack) -> str:
     """Use files left open beside a terminal: the same for a process that has one."""
-    process = await it.target.spawn(b"sh", b"-c", b"exec sleep 30", terminal=Terminal())
+    argv = b"sh", b"-c", b"echo started; read waiting"
+    process = await it.target.spawn(*argv, terminal=Terminal())
     try:
         if not it.target.box.pid:
             return "as far as it can be seen from here"
+        await _said(process, b"started")  # before that, it has the libraries open that it is being loaded with
         fds: dict[str, str] = {}
         for found in within(it.target.box.pid):
-            command = _read(f"/proc/{found.pid}/cmdline")
-            if command == b"sleep\x0030\0":
+            if _read(f"/proc/{found.pid}/cmdline") == b"\0".join(argv) + b"\0":
                 fds = {fd: os.readlink(f"/proc/{found.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{found.pid}/fd")}  # noqa: PTH115, PTH208
     finally:
         process.signal("KILL")
         process.close()
+    if not fds:
+        raise Untried("a process with a terminal is not to be found")
     strange = {fd: link for fd, link in fds.items() if not link.startswith("/dev/pts/") and link != "/dev/tty"}
     if strange:
         raise Breach(f"a process with a terminal starts with {strange} open")
     return f"{len(fds)} descriptors, all of the terminal"
+
+
+async def _said(process: ContainerProcess, what: bytes) -> None:
+    """Wait until a process has written that."""
+    written = b""
+    async with asyncio.timeout(PATIENCE):
+        while what not in written and process.stdout is not None:
+            data = await read_fd(process.stdout)
+            if not data:
+                raise Untried(f"a process with a terminal ended: {written!a}")
+            written += data
 
 
 def _read(path: str) -> bytes:

@@ -257,10 +257,173 @@ class ForwardRequested(Event, frozen=True, kw_only=True, tag="forward.requested"
     accepted: bool
 
 
+class ForwardData(Event, frozen=True, kw_only=True, tag="forward.data"):
+    """The first bytes that went over a forward in one direction: all that is kept of them."""
+
+    forward: int
+    """Its number in the connection."""
+    direction: str
+    """`in`: from the client; `out`: what Hermes answered."""
+    data: str
+    size: int
+    """Bytes kept."""
+    protocol: str = ""
+    """What it looks like: `http`, `smtp`, `tls`, `ssh`, or empty."""
+
+
+class ForwardTLS(Event, frozen=True, kw_only=True, tag="forward.tls"):
+    """A TLS ClientHello came over a forward."""
+
+    forward: int
+    ja4: str
+    server_name: str = ""
+
+
+class ForwardClosed(Event, frozen=True, kw_only=True, tag="forward.closed"):
+    """A forward that had been accepted is closed."""
+
+    forward: int
+    duration: float
+    bytes_in: int
+    bytes_out: int
+
+
+class ConnectionOrigin(Event, frozen=True, kw_only=True, tag="connection.origin"):
+    """Where the client's address is registered, by the databases that the operator has."""
+
+    country: str | None = None
+    """ISO 3166-1 alpha-2."""
+    asn: int | None = None
+    organization: str | None = None
+
+
 class GlobalRequest(Event, frozen=True, kw_only=True, tag="connection.request"):
     """The client sent another global request (`keepalive@openssh.com`, `no-more-sessions@openssh.com`, …)."""
 
     request: str
+
+
+# ---- what runs in a container
+
+
+class ProcessStarted(Event, frozen=True, kw_only=True, tag="process.started"):
+    """A process in a container executed a program, or tried to. The numbers are those of the container's own pid namespace."""
+
+    container_id: str
+    channel: int | None = None
+    """The channel whose process it descends from."""
+    pid: int
+    parent: int
+    """Pid of its parent at that moment; 0 when that is outside of the container."""
+    uid: int
+    gid: int
+    program: str
+    """The path as it was given to the kernel."""
+    argv: list[str]
+    truncated: bool = False
+    """Arguments were longer, or more, than what is kept."""
+    cwd: str
+    error: str | None = None
+    """Why it could not be executed, such as `ENOENT`; the process went on as it was."""
+
+
+class ProcessExited(Event, frozen=True, kw_only=True, tag="process.exited"):
+    """A process that had executed a program ended. Neither status nor signal: the kernel is too old to tell."""
+
+    container_id: str
+    channel: int | None = None
+    pid: int
+    status: int | None = None
+    signal: str | None = None
+    duration: float
+    """Seconds since it executed its (last) program."""
+
+
+class NetworkAttempted(Event, frozen=True, kw_only=True, tag="network.attempted"):
+    """A process in a container asked for a connection, an address, or to send to one."""
+
+    container_id: str
+    channel: int | None = None
+    pid: int
+    call: str
+    """`connect`, `bind`, `sendto`, `sendmsg` or `sendmmsg`."""
+    family: str
+    """`inet`, `inet6`, `unix`, `netlink` or a number."""
+    protocol: str
+    """`tcp`, `udp`, `raw`, `stream`, `dgram`, …"""
+    address: str
+    port: int = 0
+    outcome: str
+    """`connected`, `bound`, `sent`, an error such as `ENETUNREACH`, `pending`, or `unknown`."""
+    repeated: int = 0
+    """Further attempts of the same kind since the event before, which were only counted."""
+
+
+# ---- files
+
+
+class FileWritten(Event, frozen=True, kw_only=True, tag="file.written"):
+    """A file in a container was written and closed; or came as the input of a channel's command (`path` empty)."""
+
+    container_id: str
+    channel: int | None = None
+    pid: int | None = None
+    path: str
+    size: int
+    mode: int = 0
+    sha256: str | None = None
+    """The artifact that holds what it was then; None: it was not kept."""
+    skipped: str | None = None
+    """Why it was not kept, such as `too large`."""
+
+
+class FileExecuted(Event, frozen=True, kw_only=True, tag="file.executed"):
+    """A file that is not the image's was executed."""
+
+    container_id: str
+    channel: int | None = None
+    pid: int | None = None
+    path: str
+    size: int
+    sha256: str | None = None
+    deleted: bool = False
+    """It had no name any more, or never had one (memfd)."""
+    skipped: str | None = None
+
+
+class FileChanged(Event, frozen=True, kw_only=True, tag="file.changed"):
+    """What a session had changed in its container, by its end: one file or directory that differs from the image's."""
+
+    container_id: str
+    change: str
+    """`added`, `changed` or `deleted`."""
+    kind: str
+    """`file`, `directory`, `symlink`, `fifo`, `socket` or `device`; empty for what was deleted."""
+    path: str
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    sha256: str | None = None
+    target: str | None = None
+    """Where a symlink leads."""
+
+
+class ArtifactStored(Event, frozen=True, kw_only=True, tag="artifact.stored"):
+    """A session brought or made a file whose content is kept; once for each session and content."""
+
+    container_id: str
+    channel: int | None = None
+    sha256: str
+    sha1: str
+    md5: str
+    size: int
+    path: str
+    """The name it had when it was first seen in this session."""
+    source: str
+    """`written`, `executed`, `input` (of a channel's command) or `left` (found at the end)."""
+    known: bool
+    """It was kept already, from an earlier session."""
 
 
 # ---- evidence
@@ -287,6 +450,19 @@ class JournalDamaged(Event, frozen=True, kw_only=True, tag="journal.damaged"):
 
     kept: str
     reason: str
+
+
+class SessionSealed(Event, frozen=True, kw_only=True, tag="session.sealed"):
+    """A session's evidence is complete and its manifest is made; each names the one before, so that a gap or a change shows."""
+
+    sequence: int
+    """1 for the first of this sensor."""
+    manifest: str
+    """SHA-256 of the manifest."""
+    previous: str
+    """SHA-256 of the manifest before; empty for the first."""
+    files: int
+    events: int
 
 
 class EvidenceRemoved(Event, frozen=True, kw_only=True, tag="evidence.removed"):

@@ -374,11 +374,13 @@ class FileWritten(Event, frozen=True, kw_only=True, tag="file.written"):
     sha256: str | None = None
     """The artifact that holds what it was then; None: it was not kept."""
     skipped: str | None = None
-    """Why it was not kept, such as `too large`."""
+    """Why it was not kept, such as `larger than artifacts.file_bytes`."""
+    repeated: int = 0
+    """Further times that it was written and closed before it was looked at, as far as the kernel told of each."""
 
 
 class FileExecuted(Event, frozen=True, kw_only=True, tag="file.executed"):
-    """A file that is not the image's was executed."""
+    """A file that is not the image's, or was changed since the container began, was executed: once for each state of the file."""
 
     container_id: str
     channel: int | None = None

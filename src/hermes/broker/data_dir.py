@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hermes.broker import artifacts
 from hermes.config import Settings
 from hermes.errors import MachineError
 
-ROOTS = frozenset({"images", "boxes", "templates", "trash", "stopped", "verify"})
+ROOTS = frozenset({"images", "boxes", "templates", "trash", "stopped", "verify", "artifacts"})
 """Directories in it that only root writes."""
 LOCK = "lock"
 END_PATIENCE = 45.0
@@ -37,7 +38,7 @@ def prepare(data_dir: Path) -> None:
 
 
 def prepare_fronts(settings: Settings) -> None:
-    """Make the directories that the front writes, and give them to it.
+    """Make the directories that the front writes, and give them to it; and that of artifacts, which its group may read.
 
     A `recording.output_dir` elsewhere that exists already stays as it is: whose it is, is for the operator to say.
     """
@@ -57,6 +58,8 @@ def prepare_fronts(settings: Settings) -> None:
                 os.fchmod(fd, 0o700)
             finally:
                 os.close(fd)
+    with _translated(settings.artifacts_dir):
+        artifacts.prepare(str(settings.artifacts_dir), account.pw_gid)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from hermes.config.artifacts import ArtifactsConfig
 from hermes.config.section import Conflict, Section, repeated
 from hermes.config.values import (
     Address,
@@ -362,6 +363,7 @@ class Settings(Section):
     container_pool: ContainerPoolConfig = ContainerPoolConfig()
     recording: RecordingConfig = RecordingConfig()
     evidence: EvidenceConfig = EvidenceConfig()
+    artifacts: ArtifactsConfig = ArtifactsConfig()
     logging: LoggingConfig = LoggingConfig()
     metrics: MetricsConfig = MetricsConfig()
     data_dir: DataPath = Path("/var/lib/hermes")
@@ -381,6 +383,11 @@ class Settings(Section):
     def journal_path(self) -> Path:
         """The journal."""
         return self.journal_dir / "journal.db"
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Where files are kept by their content."""
+        return self.data_dir / "artifacts"
 
     @property
     def keys_dir(self) -> Path:

@@ -409,6 +409,8 @@ class FileChanged(Event, frozen=True, kw_only=True, tag="file.changed"):
     sha256: str | None = None
     target: str | None = None
     """Where a symlink leads."""
+    skipped: str | None = None
+    """Why the content of a file was not kept, or not all of it."""
 
 
 class ArtifactStored(Event, frozen=True, kw_only=True, tag="artifact.stored"):
@@ -469,11 +471,11 @@ class SessionSealed(Event, frozen=True, kw_only=True, tag="session.sealed"):
 
 class EvidenceRemoved(Event, frozen=True, kw_only=True, tag="evidence.removed"):
     """Evidence was removed to hold a limit. `what`: `recording` (a session's, of one day), `journal` (connections with all their
-    events) or `lines` (a full file of JSON lines, all of which the journal has or had)."""
+    events), `lines` (a full file of JSON lines, all of which the journal has or had) or `artifact` (the content of a file)."""
 
     what: str
     path: str = ""
-    """Where it was: `DAY/SESSION` of a recording, the name of a file of lines."""
+    """Where it was: `DAY/SESSION` of a recording, the name of a file of lines, the SHA-256 of an artifact."""
     reason: str
     """The setting, such as `evidence.max_age`."""
     bytes: int

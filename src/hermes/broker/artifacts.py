@@ -48,13 +48,18 @@ class Budgets(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Content(NamedTuple):
-    """What is kept: its names by three hash functions, its size, and whether it was there already."""
+    """What is kept: its names by three hash functions, its size, and when (seconds since the epoch) it was seen before."""
 
     sha256: str
     sha1: str
     md5: str
     size: int
-    known: bool
+    seen: float | None
+
+    @property
+    def known(self) -> bool:
+        """It was kept already."""
+        return self.seen is not None
 
 
 class Skipped(Exception):
@@ -111,14 +116,15 @@ class Store:
         if size > self.budgets.file_bytes:
             raise Skipped(TOO_LARGE)
 
-    def knows(self, sha256: str, size: int) -> bool:
-        """Whether that is kept, and is now seen again."""
+    def see(self, sha256: str, size: int) -> float | None:
+        """When that was seen last; it is now. None if it is not kept."""
         place = artifacts.name(sha256)
         try:
+            there = os.stat(place, dir_fd=self._top, follow_symlinks=False)
             os.utime(place, dir_fd=self._top, follow_symlinks=False)
-            return os.stat(place, dir_fd=self._top, follow_symlinks=False).st_size == size
         except OSError:
-            return False
+            return None
+        return there.st_mtime if there.st_size == size else None
 
     def begin(self, size: int) -> "tuple[int, str]":
         """Return a new file to write that many bytes to, and its name. Raises Skipped, OSError."""
@@ -198,7 +204,8 @@ class Copying:
         self._store.admit(size)
         data = os.pread(self._fd, SLICE, self._done)
         if self._done + len(data) > size or (not data and self._done < size):
-            return self._again()  # it became longer or shorter
+            self._again()  # it became longer or shorter
+            return None
         for one in self._hashes:
             one.update(data)
         self._done += len(data)
@@ -220,11 +227,12 @@ class Copying:
     def _finish(self, last: bytes) -> Content | None:
         status = os.fstat(self._fd)
         if (status.st_size, status.st_mtime_ns) != self._version:
-            return self._again()
+            self._again()
+            return None
         size = self._done
         sha256, sha1, md5 = (one.hexdigest() for one in self._hashes)
-        known = self._store.knows(sha256, size)
-        if known:
+        seen = self._store.see(sha256, size)
+        if seen is not None:
             self.abandon()
         else:
             if self._out is None:
@@ -235,7 +243,7 @@ class Copying:
             self._store.finish(out, name, sha256, size)
             os.close(out)
             self._out = None
-        return Content(sha256, sha1, md5, size, known)
+        return Content(sha256, sha1, md5, size, seen)
 
     def _again(self) -> None:
         """It changed: copy it anew, unless that was tried often enough."""

@@ -57,7 +57,7 @@ def test_content_is_kept_with_its_hashes(kept: Kept, tmp_path: Path, size: int) 
     (tmp_path / "x").write_bytes(data)
     found = kept.keep(tmp_path / "x")
     assert isinstance(found, Content)
-    assert found == (hashlib.sha256(data).hexdigest(), hashlib.sha1(data).hexdigest(), hashlib.md5(data).hexdigest(), size, False)
+    assert found == (hashlib.sha256(data).hexdigest(), hashlib.sha1(data).hexdigest(), hashlib.md5(data).hexdigest(), size, None)
     place = artifacts.path(kept.directory, found.sha256)
     assert place.read_bytes() == data
     assert stat.S_IMODE(place.stat().st_mode) == 0o640
@@ -75,7 +75,7 @@ def test_the_same_content_is_kept_once_and_seen_again(kept: Kept, tmp_path: Path
     (tmp_path / "y").write_bytes(b"x" * size)
     second = kept.keep(tmp_path / "y")
     assert isinstance(second, Content)
-    assert second == first._replace(known=True)
+    assert second == first._replace(seen=1.0)
     assert place.stat().st_mtime > 1
     assert kept.store.added == size
 

@@ -1,4 +1,4 @@
-"""Plays recorded attackers' sessions into a sensor with the real OpenSSH client: one connection each, a channel for each command."""
+"""Plays recorded sessions of attackers into a sensor with the real OpenSSH client: one connection each, a channel a command."""
 
 import contextlib
 import json

@@ -385,11 +385,6 @@ class Settings(Section):
         return self.journal_dir / "journal.db"
 
     @property
-    def artifacts_dir(self) -> Path:
-        """Where files are kept by their content."""
-        return self.data_dir / "artifacts"
-
-    @property
     def keys_dir(self) -> Path:
         """Where the host keys are kept."""
         return self.data_dir / "keys"

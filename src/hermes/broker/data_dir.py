@@ -13,7 +13,7 @@ from hermes.broker import artifacts
 from hermes.config import Settings
 from hermes.errors import MachineError
 
-ROOTS = frozenset({"images", "boxes", "templates", "trash", "stopped", "verify", "artifacts"})
+ROOTS = frozenset({"images", "boxes", "templates", "trash", "stopped", "verify", "watched", "artifacts"})
 """Directories in it that only root writes."""
 LOCK = "lock"
 END_PATIENCE = 45.0

@@ -9,6 +9,7 @@ import pytest
 from hermes.broker.engines.base import Box
 from hermes.broker.forensics import Facts, Forensics
 from hermes.broker.recovery import recover
+from hermes.broker.spools import Spools
 from hermes.broker.trees import Copied
 from hermes.config.models import ForensicsConfig
 from hermes.container.messages import BrokerEvent
@@ -60,7 +61,8 @@ class Next:
         before = Forensics(directory, ForensicsConfig(), emit=self.stated.append)
         for one in held:
             before.hold(one)
-        self.forensics = Forensics(directory, config or ForensicsConfig(), emit=self.stated.append)
+        self.spools = Spools(directory.with_name("watched"))
+        self.forensics = Forensics(directory, config or ForensicsConfig(), emit=self.stated.append, over=self.spools.end)
 
     async def run(self, engine: Spared) -> None:
         left = await self.forensics.start()

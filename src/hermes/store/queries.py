@@ -22,6 +22,7 @@ S = TypeVar("S", str, str | None)
 COMMANDS_LISTED = 1000
 """Commands of one session that `list_sessions` gives at most; `get_session` gives all."""
 BUSY_SECONDS = 5.0
+EVENT_COLUMNS = "id, time, sensor, event, connection_id, session_id, body"
 _ANY_EVENT: Any = reduce(or_, events.ALL.values())
 
 
@@ -61,6 +62,16 @@ class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
     connection_id: str | None
     session_id: str | None
     body: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, id: int, time: int, sensor: str, event: str, connection_id: str | None, session_id: str | None, body: str
+    ) -> "StoredEvent":  # fmt: skip
+        """The event of a row of the journal's table (`EVENT_COLUMNS`)."""
+        return cls(
+            id=id, time=_moment(time), sensor=sensor, event=event, connection_id=connection_id, session_id=session_id,
+            body=msgspec.json.decode(body, type=dict[str, Any]),
+        )  # fmt: skip
 
     def fact(self) -> events.Event | None:
         """Return the event of the catalogue, None if this Hermes does not know it (any more)."""
@@ -168,22 +179,16 @@ class JournalReader:
         """Return all events of a session in order, with those of its connection, also from before the login."""
         with self._snapshot() as db:
             rows = db.execute(
-                """
-                SELECT id, time, sensor, event, connection_id, session_id, body FROM events WHERE session_id = ?1
+                f"""
+                SELECT {EVENT_COLUMNS} FROM events WHERE session_id = ?1
                 UNION
-                SELECT id, time, sensor, event, connection_id, session_id, body FROM events
+                SELECT {EVENT_COLUMNS} FROM events
                     WHERE connection_id = (SELECT connection_id FROM sessions WHERE session_id = ?1)
                 ORDER BY id
                 """,
                 (session_id,),
             )
-            return [
-                StoredEvent(
-                    id=identity, time=_moment(time), sensor=sensor, event=event, connection_id=connection, session_id=session,
-                    body=msgspec.json.decode(body, type=dict[str, Any]),
-                )
-                for identity, time, sensor, event, connection, session, body in rows
-            ]  # fmt: skip
+            return [StoredEvent.of(*row) for row in rows]
 
     def _commands(self, session_id: str, limit: int) -> list[str]:
         rows = self._db.execute("SELECT command FROM commands WHERE session_id = ? ORDER BY id LIMIT ?", (session_id, limit))

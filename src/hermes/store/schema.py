@@ -64,6 +64,10 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE INDEX sessions_connection ON sessions (connection_id) WHERE connection_id IS NOT NULL;
     """,
+    """
+    CREATE TABLE journal (identity TEXT NOT NULL);
+    INSERT INTO journal VALUES (lower(hex(randomblob(16))));
+    """,
 )
 
 

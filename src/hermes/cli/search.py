@@ -1,7 +1,7 @@
 """`hermes search`: find what attackers typed, ran, printed, tried and brought."""
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -36,7 +36,7 @@ def search(
         list[str] | None,
         typer.Argument(
             metavar="[WORD]…",
-            help="All of them must be there: `wget`, `/bin/busybox`, `authorized_keys`, `'\"rm -rf\"'` (in this order), `chpass*`.",
+            help="All of them must be there: `wget`, `/bin/busybox`, `chpass*`, and in this order `'rm -rf'`.",
         ),
     ] = None,
     substring: Annotated[bool, typer.Option("--substring", "-s", help="Find the text also inside of words.")] = False,
@@ -75,8 +75,8 @@ def search(
     count = limit or (JSON_HITS if as_json else TABLE_HITS)
     syntax: Literal["words", "substring", "fts5"] = "fts5" if fts else "substring" if substring else "words"
     wanted = Query(
-        text=_plain(" ".join(query or ())) or "", syntax=syntax, since=first, until=last, network=network, hassh=hassh and hassh.lower(),
-        country=country and country.upper(), user=_plain(user), hash=file_hash, host=_plain(host), event=event,
+        text=_text(query or (), syntax), syntax=syntax, since=first, until=last, network=network, host=_plain(host), event=event,
+        hassh=hassh and hassh.lower(), country=country and country.upper(), user=_plain(user), hash=file_hash,
         session=_plain(session), limit=count,
     )  # fmt: skip
     with opened(load_settings(config, overrides)) as index:
@@ -91,6 +91,13 @@ def search(
                 console.print(line, soft_wrap=True)
         if len(hits) == count:
             console.print("There may be more: a larger --limit, or --until.", soft_wrap=True)
+
+
+def _text(words: Sequence[str], syntax: str) -> str:
+    """The query that arguments make. One with spaces in it was quoted for the shell: it is a phrase."""
+    if syntax == "words":
+        words = [it if len(it.split()) == 1 else '"' + it.replace('"', " ") + '"' for it in words]
+    return _plain(" ".join(words)) or ""
 
 
 def _plain(text: str | None) -> str | None:

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from hermes import analysis, background
+from hermes import background
+from hermes.analysis.work import run
 from hermes.config import Settings
 from hermes.confine.landlock import OWN, READ, Files, Rule
 
 
 def main() -> None:
     """Run the analyst until the launcher ends it or is gone."""
-    background.run("analyst", rules=own_files, work=analysis.run)
+    background.run("analyst", rules=own_files, work=run)
 
 
 def own_files(settings: Settings) -> list[Rule]:

@@ -217,7 +217,8 @@ class Supervisor:
                 post.child = child = self._start(post, theirs.fileno())
             await self._until(child, post.ready_word)
             post.is_ready = post.was_ready = True
-            self._introduce()
+            if post not in self._extras:
+                self._introduce()
         except OSError as error:  # no descriptors, no memory, no processes: for now
             raise MachineError(f"the {post.name} cannot be started: {error.strerror}") from error
         await self._until_dead(child)

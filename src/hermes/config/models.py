@@ -395,6 +395,11 @@ class Settings(Section):
         return self.data_dir / "index"
 
     @property
+    def index_path(self) -> Path:
+        """The index."""
+        return self.index_dir / "index.db"
+
+    @property
     def outputs_dir(self) -> Path:
         """Where outputs keep how far they came."""
         return self.data_dir / "outputs"

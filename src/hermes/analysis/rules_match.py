@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import yaml
 
 from hermes.analysis import shell
 from hermes.analysis.rules_model import Condition, File, Rule, Words, problems
+from hermes.analysis.shell_types import base
 from hermes.errors import ConfigError
 from hermes.store import StoredEvent
 
@@ -20,6 +22,8 @@ MAX_FILE = 4 * 2**20
 MAX_MATCHED = 8192
 """Characters of one text that patterns are searched for in."""
 MAX_EVIDENCE = 300
+_ENGINE = 1
+"""Raised when the same rules find other things."""
 
 
 class Hit(NamedTuple):
@@ -41,6 +45,9 @@ class Rules:
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.all = {it.id: it for it in rules}
+        data = msgspec.json.encode([_ENGINE, *sorted(rules, key=lambda it: it.id)])
+        self.fingerprint = int.from_bytes(sha256(data).digest()[:4], "big")
+        """Of what they say: another one may find other things in the same events."""
         self._text: list[tuple[Rule, re.Pattern[str]]] = []
         self._facts: list[tuple[Rule, str]] = []
         self._typed = _ByName()
@@ -83,7 +90,7 @@ class Rules:
         for command in parsed.commands:
             name, arguments = command.plain()
             redirects = tuple(f"{it.operator} {it.target}" for it in command.redirects if not it.operator.startswith("<<"))
-            given = command.name if shell.base(command.name) == name else _given(command, name)
+            given = command.name if base(command.name) == name else _given(command, name)
             for rule in self._typed.match(name, given, arguments, redirects, command.assignments):
                 line = " ".join([*command.assignments, command.name, *command.arguments, *redirects])
                 hits.setdefault(rule.id, Hit(rule, line[:MAX_EVIDENCE]))
@@ -93,7 +100,7 @@ class Rules:
         """Rules that a process fires."""
         command = shell.Command(program or (argv[0] if argv else ""), tuple(argv[1:]))
         name, arguments = command.plain()
-        given = program if shell.base(program) == name else _given(command, name)
+        given = program if base(program) == name else _given(command, name)
         for rule in self._executed.match(name, given, arguments, (), ()):
             yield Hit(rule, " ".join([program, *argv[1:]])[:MAX_EVIDENCE])
 
@@ -145,7 +152,7 @@ class _ByName:
 
 def _given(command: shell.Command, name: str) -> str:
     """The name of what a wrapper runs, with its directory."""
-    return next((it for it in command.arguments if shell.base(it) == name), name)
+    return next((it for it in command.arguments if base(it) == name), name)
 
 
 def _around(text: str, match: re.Match[str]) -> str:

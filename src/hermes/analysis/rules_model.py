@@ -60,7 +60,7 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Something that fires a rule, or must not: a command line, a process, an event with its fields, or what was found in a file."""
+    """Something that fires a rule, or must not: a command line, a process, an event, or what was found in a file."""
 
     typed: str | None = None
     executed: list[str] | None = None

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -13,13 +14,14 @@ from hermes import events
 from hermes.analysis import keys
 from hermes.analysis.looking import Facts, understood
 from hermes.analysis.scanner import Scanner
-from hermes.analysis.stage import Gone
+from hermes.analysis.stage import Gone, Note
 from hermes.store import StoredEvent
 
 log = structlog.get_logger(__name__)
 
 OnScanned = Callable[[sqlite3.Connection, str], None]
 """Told the hash of a content that was looked at, in the transaction that says what was found."""
+DIED = "the analyst died while it was looked at"
 
 
 class Scans:
@@ -77,6 +79,7 @@ class Scans:
         self._scanner = scanner
         self._locate = locate
         self._rules = rules
+        self._begun = False
         self._on_scanned = tuple(on_scanned)
 
     def take(self, db: sqlite3.Connection, events_: Sequence[StoredEvent]) -> None:
@@ -104,20 +107,24 @@ class Scans:
                 for table in ("scans", "scans_matches", "scans_keys"):
                     db.execute(f"DELETE FROM {table} WHERE sha256 = ?", (sha256,))
 
-    def renew(self, db: sqlite3.Connection) -> int:
-        """Have everything looked at again that was looked at with other rules; return how much that is."""
-        return db.execute(
-            "UPDATE scans SET state = 'waiting' WHERE state <> 'waiting' AND rules <> ?", (self._rules,)
-        ).rowcount  # fmt: skip
+    def work(self, db: sqlite3.Connection) -> Note | None:
+        """Look at one content; before, note that it is being looked at: one of which the analyst dies is not tried again."""
+        if not self._begun:
+            self._begun = True
+            return self._begin
+        if (begun := _first(db, "looking")) is not None:
+            return partial(self._write, sha256=begun, found=self._look(begun))
+        if (next_one := _first(db, "waiting")) is not None:
+            return partial(_set, statement="UPDATE scans SET state = 'looking' WHERE sha256 = ?", values=(next_one,))
+        return None
 
-    def waiting(self, db: sqlite3.Connection) -> str | None:
-        """The hash of a content that nobody has looked at yet."""
-        row = db.execute("SELECT sha256 FROM scans WHERE state = 'waiting' LIMIT 1").fetchone()
-        return None if row is None else str(row[0])
+    def _begin(self, db: sqlite3.Connection) -> None:
+        """Give up what an analyst before died of, and have everything looked at again that was looked at with other rules."""
+        _set(db, "UPDATE scans SET state = 'failed', failure = ?, rules = ? WHERE state = 'looking'", (DIED, self._rules))
+        _set(db, "UPDATE scans SET state = 'waiting' WHERE state IN ('done', 'failed') AND rules <> ?", (self._rules,))
 
-    def look(self, sha256: str) -> tuple[Facts | None, str | None]:
-        """Have it looked at: what was found, or why nothing was. Takes as long as `analysis.scan_timeout`, and touches no row:
-        it may run in a thread. Raises MachineError when the scanner died."""
+    def _look(self, sha256: str) -> tuple[Facts | None, str | None]:
+        """What was found, or why nothing was. Raises MachineError when the scanner died."""
         try:
             fd = os.open(self._locate(sha256), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
@@ -129,8 +136,9 @@ class Scans:
         finally:
             os.close(fd)
 
-    def note(self, db: sqlite3.Connection, sha256: str, facts: Facts | None, failure: str | None) -> None:
+    def _write(self, db: sqlite3.Connection, sha256: str, found: tuple[Facts | None, str | None]) -> None:
         """Write what was found, and tell those that build on it."""
+        facts, failure = found
         for table in ("scans_matches", "scans_keys"):
             db.execute(f"DELETE FROM {table} WHERE sha256 = ?", (sha256,))
         now = time.time_ns() // 1000
@@ -160,3 +168,12 @@ class Scans:
         )
         for told in self._on_scanned:
             told(db, sha256)
+
+
+def _first(db: sqlite3.Connection, state: str) -> str | None:
+    row = db.execute("SELECT sha256 FROM scans WHERE state = ? LIMIT 1", (state,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _set(db: sqlite3.Connection, statement: str, values: Sequence[str]) -> None:
+    db.execute(statement, values)

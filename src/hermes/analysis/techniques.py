@@ -13,7 +13,7 @@ MAX_EVIDENCE = 10
 
 
 class Techniques:
-    """Findings are of a connection, which has at most one session; what it shows before the login belongs to that session, too."""
+    """Findings are of a connection, which has at most one session; what it shows before the login belongs to that session."""
 
     name = "techniques"
     version = 1

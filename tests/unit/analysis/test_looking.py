@@ -14,7 +14,7 @@ import pytest
 from hermes.analysis import yara
 from hermes.analysis.looking import Facts, Looker, Match, understood
 from hermes.analysis.scanner import MAX_ANSWER, Limits, Outcome, Scanner
-from hermes.broker import scanner_filter
+from hermes.broker import filters
 from tests.unit.analysis.test_elf import made
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
@@ -27,7 +27,7 @@ def scanner() -> Iterator[Scanner]:
         pytest.skip("only root has power to give up")
     look = Looker(yara.load(None).compiled, most=MOST)
     scanner = Scanner(
-        look, user="nobody", program=scanner_filter.compiled(), limits=Limits(seconds=30, memory=256 * 2**20)
+        look, user="nobody", program=filters.look(), limits=Limits(seconds=30, memory=256 * 2**20)
     )  # fmt: skip
     yield scanner
     scanner.close()

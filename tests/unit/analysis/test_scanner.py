@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hermes.analysis.scanner import MAX_ANSWER, Limits, Outcome, Scanner
-from hermes.broker import scanner_filter
+from hermes.broker import filters
 from hermes.errors import MachineError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has power to give up")
@@ -23,7 +23,7 @@ LIMITS = Limits(seconds=10, memory=256 * 2**20)
 
 @contextmanager
 def scanning(look: Callable[[int], bytes], limits: Limits = LIMITS) -> Iterator[Scanner]:
-    scanner = Scanner(look, user="nobody", program=scanner_filter.compiled(), limits=limits)
+    scanner = Scanner(look, user="nobody", program=filters.look(), limits=limits)
     try:
         yield scanner
     finally:
@@ -181,7 +181,7 @@ def test_a_scanner_that_dies_is_missed_not_waited_for(file: Path) -> None:
 
 
 def test_nothing_is_left_when_the_analyst_is_gone_in_the_middle_of_a_look(file: Path) -> None:
-    scanner = Scanner(loop, user="nobody", program=scanner_filter.compiled(), limits=LIMITS)
+    scanner = Scanner(loop, user="nobody", program=filters.look(), limits=LIMITS)
     fd = os.open(file, os.O_RDONLY)
     socket.send_fds(scanner._socket, [b"look"], [fd])
     os.close(fd)
@@ -195,4 +195,4 @@ def test_nothing_is_left_when_the_analyst_is_gone_in_the_middle_of_a_look(file: 
 
 def test_a_scanner_that_cannot_start_says_why() -> None:
     with pytest.raises(MachineError, match=r"the scanner cannot start: .*no-such-user"):
-        Scanner(lambda fd: b"", user="no-such-user", program=scanner_filter.compiled(), limits=LIMITS)
+        Scanner(lambda fd: b"", user="no-such-user", program=filters.look(), limits=LIMITS)

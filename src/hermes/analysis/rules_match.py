@@ -81,9 +81,6 @@ class Rules:
         parsed = shell.parse(text)
         hits: dict[str, Hit] = {}
         shown = parsed.text[:MAX_MATCHED]
-        for rule, pattern in self._text:
-            if (match := pattern.search(shown)) is not None:
-                hits.setdefault(rule.id, Hit(rule, _around(shown, match)))
         for rule, fact in self._facts:
             if (found := _FACTS[fact](parsed)) is not None:
                 hits.setdefault(rule.id, Hit(rule, found[:MAX_EVIDENCE]))
@@ -94,6 +91,9 @@ class Rules:
             for rule in self._typed.match(name, given, arguments, redirects, command.assignments):
                 line = " ".join([*command.assignments, command.name, *command.arguments, *redirects])
                 hits.setdefault(rule.id, Hit(rule, line[:MAX_EVIDENCE]))
+        for rule, pattern in self._text:
+            if (match := pattern.search(shown)) is not None:
+                hits.setdefault(rule.id, Hit(rule, _around(shown, match)))
         return tuple(hits.values())
 
     def executed(self, program: str, argv: Sequence[str]) -> Iterator[Hit]:

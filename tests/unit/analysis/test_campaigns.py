@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,7 +101,7 @@ def test_two_campaigns_become_one_and_the_older_name_stays(world: Joined) -> Non
 
 
 def test_a_credential_or_a_sequence_that_many_programs_know_joins_nobody_more(world: Joined) -> None:
-    strange = {"user": "345gs5662d34", "password": "345gs5662d34"}
+    strange: dict[str, Any] = {"user": "345gs5662d34", "password": "345gs5662d34"}
     early = [world.session(hassh=f"{it:032x}", **strange) for it in range(4)]
     assert len({world.campaign(it) for it in early}) == 4, "a login is one by the same program"
     late = [world.session(hassh="f" * 32, **strange) for _ in range(3)]

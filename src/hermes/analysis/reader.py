@@ -56,6 +56,7 @@ class IndexReader:
             raise AnalysisError(f"cannot look at {path}: only root and the sensor's user can read it") from error
         with self.translated():
             self._db = database.connect(path, mode="ro", busy_timeout=BUSY_SECONDS)
+            self._db.execute("PRAGMA temp_store = MEMORY")
         try:
             with self.translated():
                 layout = [self._db.execute(f"PRAGMA {it}").fetchone()[0] for it in ("application_id", "user_version")]

@@ -23,7 +23,7 @@ _READABLE = 0.95
 _URL = re.compile(
     r"\b(?:https?|ftps?|tftp|sftp|ssh|scp|git|ldaps?|rmi|tcp|udp|stratum\+\w+|socks[45]h?)://[^\s'\"<>|;`\\)]{1,2048}", re.I
 )
-_IPV4 = re.compile(r"(?<![\w.])(\d{1,3}(?:\.\d{1,3}){3})(?::(\d{1,5}))?(?![\w.]*\d\.)(?!\w)")
+_IPV4 = re.compile(r"(?<![\w.])(\d{1,3}(?:\.\d{1,3}){3})(?::(\d{1,5}))?(?!\.\d|\w)")
 _IPV6 = re.compile(
     r"(?<![\w:.])(?:\[([0-9a-fA-F:.]{2,45})\](?::(\d{1,5}))?|((?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?:\.\d{1,3}){0,3}))(?![\w:])"
 )

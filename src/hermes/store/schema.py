@@ -68,6 +68,12 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE journal (identity TEXT NOT NULL);
     INSERT INTO journal VALUES (lower(hex(randomblob(16))));
     """,
+    """
+    ALTER TABLE sessions ADD COLUMN sealed INTEGER;
+    UPDATE sessions SET sealed = 0;
+    CREATE INDEX sessions_unsealed ON sessions (id) WHERE sealed IS NULL;
+    CREATE INDEX events_sensor ON events (event) WHERE connection_id IS NULL AND session_id IS NULL;
+    """,
 )
 
 

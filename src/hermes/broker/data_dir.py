@@ -18,7 +18,7 @@ LOCK = "lock"
 END_PATIENCE = 45.0
 """Seconds that what a killed launcher left behind may take to end."""
 
-_KNOWN = ROOTS | {"journal", "keys", "recordings", "lost+found"}
+_KNOWN = ROOTS | {"journal", "keys", "recordings", "index", "outputs", "lost+found"}
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -37,13 +37,14 @@ def prepare(data_dir: Path) -> None:
 
 
 def prepare_fronts(settings: Settings) -> None:
-    """Make the directories that the front writes, and give them to it.
+    """Make the directories that front, analyst and outputs write, and give them to their user.
 
     A `recording.output_dir` elsewhere that exists already stays as it is: whose it is, is for the operator to say.
     """
     account = pwd.getpwnam(settings.sensor.user)
     root = settings.data_dir.resolve()
-    for directory in (settings.journal_dir, settings.keys_dir, settings.recordings_dir):
+    own = settings.journal_dir, settings.keys_dir, settings.index_dir, settings.outputs_dir, settings.recordings_dir
+    for directory in own:
         place = directory.parent.resolve() / directory.name
         inside = place.is_relative_to(root)
         if inside and (place == root or place.relative_to(root).parts[0] in (*ROOTS, LOCK)):

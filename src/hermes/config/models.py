@@ -386,3 +386,18 @@ class Settings(Section):
     def keys_dir(self) -> Path:
         """Where the host keys are kept."""
         return self.data_dir / "keys"
+
+    @property
+    def index_dir(self) -> Path:
+        """Where what is derived from the journal is kept: the analyst's own directory."""
+        return self.data_dir / "index"
+
+    @property
+    def outputs_dir(self) -> Path:
+        """Where outputs keep how far they came."""
+        return self.data_dir / "outputs"
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Where the content of attackers' files is kept."""
+        return self.data_dir / "artifacts"

@@ -484,6 +484,8 @@ class EvidenceRemoved(Event, frozen=True, kw_only=True, tag="evidence.removed"):
     """Connections removed from the journal."""
     events: int = 0
     """Events removed from the journal."""
+    ids: str = ""
+    """The ids they had, such as `1-30,45`; many are told by several events, of which the first has the numbers."""
 
 
 class EvidenceResumed(Event, frozen=True, kw_only=True, tag="evidence.resumed"):

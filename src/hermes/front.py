@@ -30,6 +30,7 @@ from hermes.container.messages import Peer, Reload
 from hermes.errors import AllocationError, EngineError, HermesError, JournalError, MachineError, RecordingError, SpawnError
 from hermes.evidence import Keeper
 from hermes.evidence.recovery import unstated
+from hermes.evidence.sealer import Sealer
 from hermes.metrics import Endpoint, Metrics, Watch
 from hermes.recording import Quota, SessionRecorder
 from hermes.server.hostkeys import load_or_make
@@ -107,13 +108,18 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             pool = ContainerPool(on_event=lambda event: _state(journal, event), patience=patience)
             await pool.start()
             sessions = Sessions(settings, journal, pool, handler, tasks)
+            sealer = Sealer(settings, journal)
+            await journal.wait_written()
+            await sealer.start()
             keeper = Keeper(
-                settings, journal, active=lambda: sessions.recorded, lines=lines if isinstance(lines, Path) else None
+                settings, journal, active=lambda: sessions.recorded | sealer.pending,
+                lines=lines if isinstance(lines, Path) else None,
             )  # fmt: skip
             await keeper.start()
             front = Front(
                 settings, journal, load_or_make(settings.keys_dir),
                 handler=sessions.run_channel, on_channel_opened=sessions.prepare, on_session_over=sessions.over,
+                on_session_closed=sealer.settled,
                 no_room=lambda: keeper.refusal,
             )  # fmt: skip
             control = ControlSocket(
@@ -142,6 +148,7 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             report("listening")
             tasks.spawn(report.stay_alive(), name="alive")
             tasks.spawn(keeper.run(), name="keeper")
+            tasks.spawn(sealer.run(), name="sealer")
             over = [
                 tasks.spawn(stop.wait(), name="stop"),
                 tasks.spawn(drain.wait(), name="drain"),
@@ -155,6 +162,7 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             await sessions.close()
             await endpoint.close()
             await pool.close()
+            await sealer.close()
             with contextlib.suppress(JournalError):  # it has said so itself
                 journal.emit(events.SensorStopped(reason="the launcher is gone" if control.closed.is_set() else "asked to"))
     finally:

@@ -47,7 +47,7 @@ async def sealing(settings: Settings, **more: Any) -> AsyncIterator[tuple[Journa
 
 def chained(settings: Settings) -> list[Manifest]:
     """The manifests there are; each follows the one before."""
-    found = []
+    found: list[Manifest] = []
     before = ""
     for _, line in chain.lines(settings.journal_dir / chain.NAME):
         one = manifest.decode(line)

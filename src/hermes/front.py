@@ -29,6 +29,7 @@ from hermes.container import BrokerEvent, ContainerPool, ControlSocket, Report
 from hermes.container.messages import Peer, Reload
 from hermes.errors import AllocationError, EngineError, HermesError, JournalError, MachineError, RecordingError, SpawnError
 from hermes.evidence import Keeper
+from hermes.evidence.intake import Intake
 from hermes.evidence.recovery import unstated
 from hermes.evidence.sealer import Sealer
 from hermes.metrics import Endpoint, Metrics, Watch
@@ -45,6 +46,9 @@ from hermes.tasks import TaskOwner
 logger = structlog.get_logger(__name__)
 
 SessionHandler = Callable[..., Awaitable[None]]
+
+DRAIN_SECONDS = 5.0
+"""How long a front that ends waits for the last facts of its containers; the next front takes what comes later."""
 
 
 def main(handler: SessionHandler) -> None:
@@ -95,9 +99,10 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
     if settings.recording.enabled:
         _check_writable(settings.recordings_dir, settings.sensor.user)
     metrics, lines = Metrics(), _lines(settings)
+    observers: list[Callable[[events.Event], None]] = [metrics.count]
     journal = Journal(
         settings.journal_path, sensor=settings.sensor.name, lines=lines,
-        rotate_lines=settings.evidence.max_lines_bytes // 4, on_event=metrics.count,
+        rotate_lines=settings.evidence.max_lines_bytes // 4, on_event=lambda event: _tell(observers, event),
     )  # fmt: skip
     journal.open()
     try:
@@ -105,10 +110,14 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             journal.emit(fact)
         async with TaskOwner("front-process") as tasks:
             patience = settings.container_pool.allocation_timeout
-            pool = ContainerPool(on_event=lambda event: _state(journal, event), patience=patience)
+            intake = Intake(journal)
+            observers.append(intake.saw)
+            pool = ContainerPool(on_event=lambda event: _state(journal, event), spools=intake, patience=patience)
+            intake.on_taken = pool.taken
             await pool.start()
             sessions = Sessions(settings, journal, pool, handler, tasks)
-            sealer = Sealer(settings, journal)
+            sealer = Sealer(settings, journal, unsettled=lambda: intake.unsettled)
+            intake.on_settled = sealer.settled
             await journal.wait_written()
             await sealer.start()
             keeper = Keeper(
@@ -119,7 +128,6 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             front = Front(
                 settings, journal, load_or_make(settings.keys_dir),
                 handler=sessions.run_channel, on_channel_opened=sessions.prepare, on_session_over=sessions.over,
-                on_session_closed=sealer.settled,
                 no_room=lambda: keeper.refusal,
             )  # fmt: skip
             control = ControlSocket(
@@ -127,7 +135,9 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
                 on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, journal),
             )  # fmt: skip
             control.start()
-            endpoint = Endpoint(fds.metrics and socket.socket(fileno=fds.metrics), metrics, Watch(front, journal, pool).look)
+            endpoint = Endpoint(
+                fds.metrics and socket.socket(fileno=fds.metrics), metrics, Watch(front, journal, pool, intake).look
+            )
             await endpoint.start()
             sockets = [socket.socket(fileno=fd) for fd in fds.listen]
             gc.collect()
@@ -161,12 +171,19 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             await front.close()
             await sessions.close()
             await endpoint.close()
+            await intake.drain(DRAIN_SECONDS)
+            await intake.close()
             await pool.close()
             await sealer.close()
             with contextlib.suppress(JournalError):  # it has said so itself
                 journal.emit(events.SensorStopped(reason="the launcher is gone" if control.closed.is_set() else "asked to"))
     finally:
         journal.close()
+
+
+def _tell(observers: list[Callable[[events.Event], None]], event: events.Event) -> None:
+    for observer in observers:
+        observer(event)
 
 
 def _attach(sock: socket.socket, said: Peer, pool: ContainerPool, journal: Journal) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from hermes.config import Settings
 from hermes.errors import MachineError
 
-ROOTS = frozenset({"images", "boxes", "templates", "trash", "stopped", "verify"})
+ROOTS = frozenset({"images", "boxes", "templates", "trash", "stopped", "verify", "watched"})
 """Directories in it that only root writes."""
 LOCK = "lock"
 END_PATIENCE = 45.0

@@ -27,6 +27,7 @@ from hermes.config.values import (
     User,
     parse_endpoint,
 )
+from hermes.config.watch import WatchConfig
 
 DEFAULT_CAPABILITIES = (
     "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT",
@@ -297,6 +298,7 @@ class ContainerPoolConfig(Section):
     security: SecurityConfig = SecurityConfig()
     limits: LimitsConfig = LimitsConfig()
     forensics: ForensicsConfig = ForensicsConfig()
+    watch: WatchConfig = WatchConfig()
     docker: DockerConfig = DockerConfig()
 
     def conflicts(self) -> Iterable[Conflict]:

@@ -33,6 +33,8 @@ BATCH = 64
 RETRY_SECONDS = 5.0
 CLOSE_SECONDS = 30.0
 """How long it may take to seal what is left when the sensor stops. What is not done then is done at the next start."""
+LEFT_SECONDS = 10.0
+"""How long sessions that an earlier run left wait for what was seen in their containers, unless that is there sooner."""
 CLOSED = "SELECT session_id FROM sessions WHERE sealed IS NULL AND ended IS NOT NULL ORDER BY id"
 _LAST = (
     "SELECT body ->> '$.sequence', body ->> '$.manifest', body ->> '$.through' FROM events"
@@ -53,16 +55,18 @@ class Sealer:
     """Seals sessions in the order in which they are settled."""
 
     def __init__(self, settings: Settings, journal: Journal, *, unsettled: Callable[[], Collection[str]] = frozenset) -> None:
-        """`unsettled`: ids of sessions of an earlier run whose evidence is not complete yet, and will be: `settled` is called."""
+        """`unsettled`: ids of sessions whose evidence is not complete yet, and will be: `settled` is called."""
         self._path = journal.path.with_name(chain.NAME)
         self._recordings = settings.recordings_dir if settings.recording.enabled else None
         self._journal = journal
         self._unsettled = unsettled
         self._head = Head()
         self._waiting: deque[str] = deque()
-        self._sealing: list[str] = []
+        self._left: dict[str, None] = {}
+        """Sessions of an earlier run that are over, and may be settled or not."""
         self._unstated: deque[Manifest] = deque()
         """In the chain, not in the journal yet."""
+        self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._more = asyncio.Event()
         self._lock = asyncio.Lock()
@@ -71,11 +75,12 @@ class Sealer:
     @property
     def pending(self) -> frozenset[str]:
         """Ids of the sessions that are settled and not sealed yet: nothing of them may go."""
-        return frozenset((*self._waiting, *self._sealing))
+        return frozenset((*self._waiting, *self._left))
 
     def settled(self, session_id: str) -> None:
         """The session's evidence is complete: seal it."""
-        if session_id not in self._waiting and session_id not in self._sealing:
+        self._left.pop(session_id, None)
+        if session_id not in self._waiting:
             self._waiting.append(session_id)
             self._more.set()
 
@@ -91,10 +96,14 @@ class Sealer:
         self._head = found.head
         self._unstated += found.unstated
         self._state_all()
+        if found.unsealed:
+            self._left = dict.fromkeys(found.unsealed)
+            self._timer = asyncio.get_running_loop().call_later(LEFT_SECONDS, self._settle_left)
+
+    def _settle_left(self) -> None:
         unsettled = set(self._unsettled())
-        for session_id in found.unsealed:
-            if session_id not in unsettled:
-                self.settled(session_id)
+        for session_id in [it for it in self._left if it not in unsettled]:
+            self.settled(session_id)
 
     async def run(self) -> None:
         """Seal what is settled, until cancelled."""
@@ -106,6 +115,8 @@ class Sealer:
 
     async def close(self) -> None:
         """Seal what is settled and not sealed, as far as there is time for it."""
+        if self._timer is not None:
+            self._timer.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 while self._waiting and await self._seal_some():
@@ -117,17 +128,14 @@ class Sealer:
         async with self._lock:
             if self._closed:
                 return True
-            self._sealing = list(islice(self._waiting, BATCH))
             try:
-                await self._seal(self._sealing)
+                await self._seal(list(islice(self._waiting, BATCH)))
             except (OSError, sqlite3.Error, HermesError, MemoryError, RuntimeError) as error:  # RuntimeError: no thread
                 if str(error) != self._trouble:
                     self._trouble = str(error)
                     log.error("sessions cannot be sealed; it is tried again", reason=self._trouble, sessions=len(self._waiting))
                 self._more.set()
                 return False
-            finally:
-                self._sealing = []
             self._trouble = ""
             return True
 
@@ -166,7 +174,10 @@ class Sealer:
         try:
             db.execute("BEGIN")
             for session_id in session_ids:
-                if (one := seal(db, self._recordings, session_id, self._journal.sensor, head)) is not None:
+                if (
+                    not _is_sealed(db, session_id)
+                    and (one := seal(db, self._recordings, session_id, self._journal.sensor, head)) is not None
+                ):
                     made.append(one)
                     head = chain.head_of(one)
         finally:
@@ -191,7 +202,7 @@ class Sealer:
             db.execute("BEGIN")
             identity = str(db.execute("SELECT identity FROM journal").fetchone()[0])
             for one in reversed(last):
-                if one.journal != identity or _is_stated(db, one):
+                if one.journal != identity or _is_sealed(db, one.session_id):
                     break
                 unstated.insert(0, one)
             stated = db.execute(_LAST).fetchone()
@@ -207,9 +218,9 @@ class Sealer:
         return _Found(head, unstated, unsealed)
 
 
-def _is_stated(db: sqlite3.Connection, one: Manifest) -> bool:
-    """Whether the journal states the manifest, or has removed what it is of."""
-    row = db.execute("SELECT sealed FROM sessions WHERE session_id = ?", (one.session_id,)).fetchone()
+def _is_sealed(db: sqlite3.Connection, session_id: str) -> bool:
+    """Whether the journal states a manifest of the session, or has nothing of it any more."""
+    row = db.execute("SELECT sealed FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
     return row is None or row[0] is not None
 
 

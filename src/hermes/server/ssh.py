@@ -53,12 +53,10 @@ class Front:
         handler: Handler,
         on_channel_opened: Callable[[Visitor], None] = lambda visitor: None,
         on_session_over: Callable[[Visitor], None] = lambda visitor: None,
-        on_session_closed: Callable[[str], None] = lambda session_id: None,
         no_room: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`on_channel_opened` is called before a channel says what it wants: time to make ready for it. `on_session_closed` is
-        given the session's id once its recordings are closed and `session.closed` is stated. `no_room` tells why no evidence of
-        one more connection could be kept."""
+        """`on_channel_opened` is called before a channel says what it wants: time to make ready for it. `no_room` tells why no
+        evidence of one more connection could be kept."""
         self.settings = settings
         self.visitors: set[Visitor] = set()
         server, remember = settings.server, settings.authentication.remember
@@ -66,7 +64,6 @@ class Front:
         self.memory = Memory(remember, lambda: self._remember_reached("authentication.remember", remember))
         self.channel_opened = on_channel_opened
         self.session_over = on_session_over
-        self.session_closed = on_session_closed
         self.closing = False
         self._journal = journal
         self._no_room = no_room

@@ -130,7 +130,6 @@ class Visitor(asyncssh.SSHServer):
                 bytes_in=self.bytes_in,
                 bytes_out=self.bytes_out,
             )
-            self.front.session_closed(self.session.session_id)
         self.say(
             events.ConnectionClosed,
             cause=cause,

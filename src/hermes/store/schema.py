@@ -69,6 +69,9 @@ MIGRATIONS: tuple[str, ...] = (
     INSERT INTO journal VALUES (lower(hex(randomblob(16))));
     """,
     """
+    CREATE TABLE spools (container_id TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
+    """,
+    """
     ALTER TABLE sessions ADD COLUMN sealed INTEGER;
     UPDATE sessions SET sealed = 0;
     CREATE INDEX sessions_unsealed ON sessions (id) WHERE sealed IS NULL;

@@ -25,6 +25,7 @@ SEALED = "SELECT body ->> '$.sequence' || ' ' || session_id FROM events WHERE ev
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr(sealer, "GATHER_SECONDS", 0.01)
     monkeypatch.setattr(sealer, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(sealer, "LEFT_SECONDS", 0.01)
     (tmp_path / "journal").mkdir()
     return Settings(data_dir=tmp_path)
 
@@ -97,9 +98,12 @@ async def test_what_is_left_is_sealed_when_the_sensor_stops(settings: Settings, 
 async def test_what_a_killed_sensor_left_is_sealed_at_the_next_start_and_never_twice(settings: Settings) -> None:
     write(settings.journal_path, *login("closed"), *logout("closed"), *login("lost"), *login("unsettled"), *logout("unsettled"))
     async with sealing(settings, unsettled=lambda: {"unsettled"}) as (_, one):
-        await eventually(lambda: not one.pending)
+        await eventually(lambda: one.pending == {"unsettled"})
     assert [it.session_id for it in chained(settings)] == ["closed", "lost"]
-    async with sealing(settings) as (_, one):
+    async with sealing(settings, unsettled=lambda: {"unsettled"}) as (_, one):
+        assert one.pending == {"unsettled"}
+        one.settled("unsettled")
+        one.settled("lost")
         await eventually(lambda: not one.pending)
     async with sealing(settings) as (_, one):
         assert not one.pending

@@ -465,8 +465,12 @@ class SessionSealed(Event, frozen=True, kw_only=True, tag="session.sealed"):
     """SHA-256 of the manifest."""
     previous: str
     """SHA-256 of the manifest before; empty for the first."""
+    through: int
+    """Id of the newest event that the manifest covers."""
     files: int
+    """Files of recordings it names."""
     events: int
+    """Events of the session and its connection that it covers."""
 
 
 class EvidenceRemoved(Event, frozen=True, kw_only=True, tag="evidence.removed"):
@@ -484,6 +488,8 @@ class EvidenceRemoved(Event, frozen=True, kw_only=True, tag="evidence.removed"):
     """Connections removed from the journal."""
     events: int = 0
     """Events removed from the journal."""
+    ids: str = ""
+    """The ids they had, such as `1-30,45`; many are told by several events, of which the first has the numbers."""
 
 
 class EvidenceResumed(Event, frozen=True, kw_only=True, tag="evidence.resumed"):
@@ -499,7 +505,8 @@ class EvidenceResumed(Event, frozen=True, kw_only=True, tag="evidence.resumed"):
 
 
 class ClockSet(Event, frozen=True, kw_only=True, tag="clock.set"):
-    """The machine's clock was set: times of events before and after cannot be compared. Their ids tell the order."""
+    """The machine's clock was set, or the machine slept, between the events before and after this one. Their ids tell the order;
+    `hermes sessions timeline` shows a session by one clock all the same."""
 
     seconds: float
     """By how much; negative: back."""

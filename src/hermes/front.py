@@ -31,6 +31,7 @@ from hermes.errors import AllocationError, EngineError, HermesError, JournalErro
 from hermes.evidence import Keeper
 from hermes.evidence.intake import Intake
 from hermes.evidence.recovery import unstated
+from hermes.evidence.sealer import Sealer
 from hermes.metrics import Endpoint, Metrics, Watch
 from hermes.recording import Quota, SessionRecorder
 from hermes.server.hostkeys import load_or_make
@@ -116,8 +117,13 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             intake.on_taken = pool.taken
             await pool.start()
             sessions = Sessions(settings, journal, pool, handler, tasks)
+            sealer = Sealer(settings, journal, unsettled=lambda: intake.unsettled)
+            intake.on_settled = sealer.settled
+            await journal.wait_written()
+            await sealer.start()
             keeper = Keeper(
-                settings, journal, active=lambda: sessions.recorded, lines=lines if isinstance(lines, Path) else None
+                settings, journal, active=lambda: sessions.recorded | sealer.pending,
+                lines=lines if isinstance(lines, Path) else None,
             )  # fmt: skip
             await keeper.start()
             front = Front(
@@ -153,6 +159,7 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             report("listening")
             tasks.spawn(report.stay_alive(), name="alive")
             tasks.spawn(keeper.run(), name="keeper")
+            tasks.spawn(sealer.run(), name="sealer")
             over = [
                 tasks.spawn(stop.wait(), name="stop"),
                 tasks.spawn(drain.wait(), name="drain"),
@@ -168,6 +175,7 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             await intake.drain(DRAIN_SECONDS)
             await intake.close()
             await pool.close()
+            await sealer.close()
             with contextlib.suppress(JournalError):  # it has said so itself
                 journal.emit(events.SensorStopped(reason="the launcher is gone" if control.closed.is_set() else "asked to"))
     finally:

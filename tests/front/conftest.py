@@ -13,6 +13,7 @@ import asyncssh
 import pytest
 
 from hermes.config import AuthenticationConfig, ServerConfig, Settings
+from hermes.config.forwards import ForwardsConfig
 from hermes.events import Event
 from hermes.server.hostkeys import load_or_make
 from hermes.server.process import ChannelProcess
@@ -137,6 +138,7 @@ def serve(keys_dir: Path) -> Serve:
         settings = Settings(
             server=ServerConfig(**sections.get("server", {})),
             authentication=AuthenticationConfig(**sections.get("authentication", {})),
+            forwards=ForwardsConfig(**sections.get("forwards", {})),
         )
         journal = MemoryJournal()
         over: list[Visitor] = []

@@ -62,25 +62,6 @@ async def test_garbage_after_the_version_hurts_nobody_else(serve: Serve) -> None
 
 
 @pytest.mark.asyncio
-async def test_forwards_are_answered_as_sshd_and_recorded(serve: Serve) -> None:
-    async with serve() as running, running.connect() as connection:
-        with pytest.raises(asyncssh.ChannelOpenError, match="Connection refused") as refused:
-            await connection.open_connection("198.51.100.7", 25)
-        assert refused.value.code == asyncssh.OPEN_CONNECT_FAILED
-        listener = await connection.forward_remote_port("", 0, "127.0.0.1", 9)
-        assert 32768 <= listener.get_port() < 61000
-        listener.close()
-        with pytest.raises(asyncssh.ChannelOpenError):
-            await connection.open_unix_connection("/run/docker.sock")
-        await running.journal.wait_for(events.ForwardRequested, 3)
-        assert [(f.kind, f.host, f.port, f.path, f.accepted) for f in running.journal.of(events.ForwardRequested)] == [
-            ("direct-tcpip", "198.51.100.7", 25, "", False),
-            ("tcpip-forward", "", 0, "", True),
-            ("direct-streamlocal", "", 0, "/run/docker.sock", False),
-        ]
-
-
-@pytest.mark.asyncio
 async def test_x11_is_refused_and_the_agent_taken(serve: Serve) -> None:
     async with serve() as running:
         outcome = await running.ssh("-A", "-X", "id")

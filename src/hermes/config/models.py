@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from hermes.config.forwards import ForwardsConfig
 from hermes.config.section import Conflict, Section, repeated
 from hermes.config.values import (
     Address,
@@ -359,6 +360,7 @@ class Settings(Section):
     sensor: SensorConfig = SensorConfig()
     server: ServerConfig = ServerConfig()
     authentication: AuthenticationConfig = AuthenticationConfig()
+    forwards: ForwardsConfig = ForwardsConfig()
     container_pool: ContainerPoolConfig = ContainerPoolConfig()
     recording: RecordingConfig = RecordingConfig()
     evidence: EvidenceConfig = EvidenceConfig()

@@ -8,7 +8,7 @@ from hermes.config.models import Settings
 RELOADED = frozenset(
     key
     for key in SETTINGS
-    if key.startswith(("authentication.", "server."))
+    if key.startswith(("authentication.", "server.", "forwards."))
     or key in {"logging.level", "logging.format"}
     or key.removeprefix("container_pool.") in {"size", "max_active", "concurrency", "allocation_timeout", "create_timeout"}
 ) - {

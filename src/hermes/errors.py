@@ -48,3 +48,7 @@ class RecordingLimitError(RecordingError):
 
 class JournalError(HermesError):
     """The journal cannot be opened, read or written."""
+
+
+class GeoError(HermesError):
+    """A geographic database cannot be had, or cannot be used."""

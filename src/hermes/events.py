@@ -49,6 +49,17 @@ class ConnectionOpened(Event, frozen=True, kw_only=True, tag="connection.opened"
     """The addresses are those of a PROXY protocol header."""
 
 
+class ConnectionOrigin(Event, frozen=True, kw_only=True, tag="connection.origin"):
+    """Where the client's address is registered, by the databases that the operator has (`geo`)."""
+
+    country: str | None = None
+    """ISO 3166-1 alpha-2."""
+    asn: int | None = None
+    """The autonomous system that announces it."""
+    organization: str | None = None
+    """Whose that system is."""
+
+
 class ConnectionRefused(Event, frozen=True, kw_only=True, tag="connection.refused"):
     """A client connected and was cut at once: a limit was reached, or the sensor cannot keep evidence."""
 
@@ -336,17 +347,6 @@ class ForwardClosed(Event, frozen=True, kw_only=True, tag="forward.closed"):
     """Bytes the client sent over it."""
     bytes_out: int
     """Bytes it was sent."""
-
-
-class ConnectionOrigin(Event, frozen=True, kw_only=True, tag="connection.origin"):
-    """Where the client's address is registered, by the databases that the operator has (`geo`)."""
-
-    country: str | None = None
-    """ISO 3166-1 alpha-2."""
-    asn: int | None = None
-    """The autonomous system that announces it."""
-    organization: str | None = None
-    """Whose that system is."""
 
 
 class GlobalRequest(Event, frozen=True, kw_only=True, tag="connection.request"):

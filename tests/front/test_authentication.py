@@ -28,7 +28,7 @@ async def test_root_root_gets_in_with_the_real_client(serve: Serve) -> None:
         assert "curve25519-sha256" in offered.kex
         assert offered.encryption_to_client is None
         moments = [version.elapsed, offered.elapsed, *(a.elapsed for a in attempts), closed.duration]
-        assert moments == sorted(moments)  # type: ignore[type-var]
+        assert moments == sorted(moments)
 
 
 @pytest.mark.asyncio

@@ -209,6 +209,36 @@ async def test_proxy_protocol_gives_the_real_address(serve: Serve) -> None:
 
 
 @pytest.mark.asyncio
+async def test_where_a_client_is_from_is_stated_once_and_of_nobody_who_is_refused(serve: Serve) -> None:
+    asked: list[str] = []
+
+    def origin(address: str) -> events.ConnectionOrigin | None:
+        asked.append(address)
+        return events.ConnectionOrigin(country="AU", asn=13335, organization="x") if address == "1.1.1.1" else None
+
+    async with serve(server={"proxy_protocol": True, "max_connections": 2}, origin=origin) as running:
+        writers = []
+        for number, address in enumerate(("1.1.1.1", "10.0.0.1", "8.8.8.8")):
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            writer.write(f"PROXY TCP4 {address} 198.51.100.1 {4711 + number} 22\r\n".encode())
+            await reader.readline()
+            writers.append(writer)
+        for writer in writers:
+            writer.close()
+        await running.journal.wait_for(events.ConnectionClosed, 2)
+        assert asked == ["1.1.1.1", "10.0.0.1"]
+        opened = running.journal.of(events.ConnectionOpened)
+        (stated,) = running.journal.of(events.ConnectionOrigin)
+        assert (stated.connection_id, stated.country, stated.asn, stated.organization) == (
+            opened[0].connection_id,
+            "AU",
+            13335,
+            "x",
+        )
+        assert running.journal.events[:2] == [opened[0], stated]
+
+
+@pytest.mark.asyncio
 async def test_silence_before_a_proxy_header_is_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hermes.server.connection.PROXY_PATIENCE", 0.2)
     async with serve(server={"proxy_protocol": True}) as running:

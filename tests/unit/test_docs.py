@@ -54,6 +54,7 @@ TESTED_BY = {
     "hermes.server.forwards": "front/test_forwards.py",
     "hermes.server.sink": "front/test_forwards.py",
     "hermes.config.forwards": "unit/config/test_models.py",
+    "hermes.config.geo": "unit/config/test_models.py",
     "hermes.server.login": "front/test_authentication.py",
     "hermes.broker.entry": "engine/test_local.py",
     "hermes.broker.verify": "hostile/test_verify.py",

@@ -3,7 +3,7 @@
 import typer
 
 import hermes
-from hermes.cli import config, doctor, image, sessions
+from hermes.cli import config, doctor, geo, image, sessions
 from hermes.cli.up import up
 from hermes.cli.verify import verify
 
@@ -18,6 +18,7 @@ app.command()(up)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(image.app, name="image")
 app.add_typer(config.app, name="config")
+app.add_typer(geo.app, name="geo")
 app.command()(doctor.doctor)
 app.command()(verify)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hermes.config.forwards import ForwardsConfig
+from hermes.config.geo import GeoConfig
 from hermes.config.section import Conflict, Section, repeated
 from hermes.config.values import (
     Address,
@@ -366,6 +367,7 @@ class Settings(Section):
     evidence: EvidenceConfig = EvidenceConfig()
     logging: LoggingConfig = LoggingConfig()
     metrics: MetricsConfig = MetricsConfig()
+    geo: GeoConfig = GeoConfig()
     data_dir: DataPath = Path("/var/lib/hermes")
     """Where everything is kept: journal, recordings, host keys, images, stopped containers."""
 
@@ -388,3 +390,8 @@ class Settings(Section):
     def keys_dir(self) -> Path:
         """Where the host keys are kept."""
         return self.data_dir / "keys"
+
+    @property
+    def geo_dir(self) -> Path:
+        """Where `hermes geo update` puts databases."""
+        return self.data_dir / "geo"

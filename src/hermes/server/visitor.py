@@ -105,6 +105,8 @@ class Visitor(asyncssh.SSHServer):
             local_port=local[1],
             proxied=bool(conn.get_extra_info("proxied", False)),
         )
+        if (origin := self.front.origin(self.source_ip)) is not None:
+            self.say(events.ConnectionOrigin, country=origin.country, asn=origin.asn, organization=origin.organization)
         if self._settings.login_timeout:
             self._arm(self._settings.login_timeout, self._login_expired)
 

@@ -29,6 +29,11 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+_WORDS = (
+    ("broker", b"hermes.broker"), ("front", b"front-process"), ("analyst", b"analyst-process"), ("outputs", b"outputs-process"),
+)  # fmt: skip
+
+
 @dataclass
 class Sensor:
     """`hermes up` in a process of its own; what it printed is in `output`."""
@@ -85,7 +90,7 @@ class Sensor:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             except OSError:  # it ended meanwhile
                 continue
-            for name, word in (("broker", b"hermes.broker"), ("front", b"front-process")):
+            for name, word in _WORDS:
                 if word in command:
                     named[name] = int(pid)
         return named

@@ -47,7 +47,7 @@ async def container_session_handler(
                 recorder.start()
             proxy = ContainerProxy(
                 container, process, pty_request, recorder,
-                user=session_info.username, command=command, env=env, on_input=on_input,
+                user=session_info.username, command=command, env=env, channel=channel, on_input=on_input,
             )  # fmt: skip
             if recorder is not None:
                 story.callback(_close, recorder, proxy)
@@ -67,15 +67,24 @@ def _close(recorder: SessionRecorder, proxy: ContainerProxy) -> None:
 
 
 def main() -> None:
-    """The `hermes` command; with `front-process`, the unprivileged process that `hermes up` starts."""
-    if sys.argv[1:2] == ["front-process"]:
-        from hermes.front import main as front_main
+    """The `hermes` command; with `front-process` and the like, the unprivileged processes that `hermes up` starts."""
+    match sys.argv[1:2]:
+        case ["front-process"]:
+            from hermes.front import main as front_main
 
-        front_main(container_session_handler)
-        return
-    from hermes.cli import app
+            front_main(container_session_handler)
+        case ["analyst-process"]:
+            from hermes.analyst import main as analyst_main
 
-    app()
+            analyst_main()
+        case ["outputs-process"]:
+            from hermes.outlet import main as outputs_main
+
+            outputs_main()
+        case _:
+            from hermes.cli import app
+
+            app()
 
 
 if __name__ == "__main__":

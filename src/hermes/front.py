@@ -29,6 +29,7 @@ from hermes.container import BrokerEvent, ContainerPool, ControlSocket, Report
 from hermes.container.messages import Peer, Reload
 from hermes.errors import AllocationError, EngineError, HermesError, JournalError, MachineError, RecordingError, SpawnError
 from hermes.evidence import Keeper
+from hermes.evidence.intake import Intake
 from hermes.evidence.recovery import unstated
 from hermes.geo.databases import Databases
 from hermes.metrics import Endpoint, Metrics, Watch
@@ -45,6 +46,9 @@ from hermes.tasks import TaskOwner
 logger = structlog.get_logger(__name__)
 
 SessionHandler = Callable[..., Awaitable[None]]
+
+DRAIN_SECONDS = 5.0
+"""How long a front that ends waits for the last facts of its containers; the next front takes what comes later."""
 
 
 def main(handler: SessionHandler) -> None:
@@ -97,9 +101,10 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
     if settings.recording.enabled:
         _check_writable(settings.recordings_dir, settings.sensor.user)
     metrics, lines = Metrics(), _lines(settings)
+    observers: list[Callable[[events.Event], None]] = [metrics.count]
     journal = Journal(
         settings.journal_path, sensor=settings.sensor.name, lines=lines,
-        rotate_lines=settings.evidence.max_lines_bytes // 4, on_event=metrics.count,
+        rotate_lines=settings.evidence.max_lines_bytes // 4, on_event=lambda event: _tell(observers, event),
     )  # fmt: skip
     journal.open()
     try:
@@ -107,7 +112,10 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             journal.emit(fact)
         async with TaskOwner("front-process") as tasks:
             patience = settings.container_pool.allocation_timeout
-            pool = ContainerPool(on_event=lambda event: _state(journal, event), patience=patience)
+            intake = Intake(journal)
+            observers.append(intake.saw)
+            pool = ContainerPool(on_event=lambda event: _state(journal, event), spools=intake, patience=patience)
+            intake.on_taken = pool.taken
             await pool.start()
             sessions = Sessions(settings, journal, pool, handler, tasks)
             keeper = Keeper(
@@ -126,7 +134,7 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
                 on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, geo, journal),
             )  # fmt: skip
             control.start()
-            endpoint = Endpoint(fds.metrics and socket.socket(fileno=fds.metrics), metrics, Watch(front, journal, pool).look)
+            endpoint = Endpoint(fds.metrics and socket.socket(fileno=fds.metrics), metrics, Watch(front, journal, pool, intake).look)
             await endpoint.start()
             sockets = [socket.socket(fileno=fd) for fd in fds.listen]
             gc.collect()
@@ -159,11 +167,18 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             await front.close()
             await sessions.close()
             await endpoint.close()
+            await intake.drain(DRAIN_SECONDS)
+            await intake.close()
             await pool.close()
             with contextlib.suppress(JournalError):  # it has said so itself
                 journal.emit(events.SensorStopped(reason="the launcher is gone" if control.closed.is_set() else "asked to"))
     finally:
         journal.close()
+
+
+def _tell(observers: list[Callable[[events.Event], None]], event: events.Event) -> None:
+    for observer in observers:
+        observer(event)
 
 
 def _attach(sock: socket.socket, said: Peer, pool: ContainerPool, journal: Journal) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 from hermes.config import Settings
 from hermes.errors import MachineError
 
-ROOTS = frozenset({"images", "boxes", "templates", "trash", "stopped", "verify"})
+ROOTS = frozenset({"images", "boxes", "templates", "trash", "stopped", "verify", "watched"})
 """Directories in it that only root writes."""
 LOCK = "lock"
 END_PATIENCE = 45.0
 """Seconds that what a killed launcher left behind may take to end."""
 
-_KNOWN = ROOTS | {"journal", "keys", "recordings", "geo", "lost+found"}
+_KNOWN = ROOTS | {"journal", "keys", "recordings", "index", "outputs", "geo", "lost+found"}
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -37,11 +37,12 @@ def prepare(data_dir: Path) -> None:
 
 
 def prepare_fronts(settings: Settings) -> None:
-    """Make the directories that the front writes, and give them to it.
+    """Make the directories that front, analyst and outputs write, and give them to their user.
 
     A `recording.output_dir` elsewhere that exists already stays as it is: whose it is, is for the operator to say.
     """
-    _prepare_fronts(settings, (settings.journal_dir, settings.keys_dir, settings.recordings_dir, settings.geo_dir))
+    own = settings.journal_dir, settings.keys_dir, settings.index_dir, settings.outputs_dir, settings.recordings_dir
+    _prepare_fronts(settings, (*own, settings.geo_dir))
 
 
 def prepare_geo(settings: Settings) -> None:

@@ -1,8 +1,10 @@
-"""Keeps broker and front running, each by itself: when one dies it is started afresh, and the other goes on.
+"""Keeps broker and front running, and whoever follows their journal, each by itself: when one dies it is started afresh, and the
+others go on.
 
 A front that dies takes its connections with it, not the boxes' evidence: the broker stops and keeps what that front held. A
 broker that dies takes its boxes with it: their sessions end, the front goes on listening, and the next broker keeps what the
-boxes had changed.
+boxes had changed. The analyst and the outputs are extras: they start once the sensor listens, and what becomes of them costs it
+nothing.
 """
 
 import asyncio
@@ -16,7 +18,7 @@ from pathlib import Path
 import structlog
 
 from hermes import config, log
-from hermes.broker import front_filter
+from hermes.broker import filters
 from hermes.broker.children import Child, Children, environment
 from hermes.broker.janitor import sweep
 from hermes.broker.notify import ServiceManager
@@ -55,11 +57,15 @@ assert HANG_PATIENCE > 4 * ALIVE_SECONDS
 
 @dataclass(slots=True, eq=False)
 class _Post:
-    """One of the two, whoever holds it now."""
+    """One of them, whoever holds it now."""
 
     name: str
     module: tuple[str, ...]
     ready_word: str
+    filter: bytes = b""
+    """The system call filter it submits to, if any."""
+    sections: tuple[str, ...] = ()
+    """Sections of the settings of which it takes over changes by being started afresh. Only an extra has any."""
     child: Child | None = None
     control: socket.socket | None = None
     """The launcher's end of the child's control socket. The child ends when it is closed."""
@@ -87,7 +93,6 @@ class Supervisor:
         self._settings = settings
         self._sockets = sockets
         self._metrics = metrics
-        self._filter = front_filter.compiled()
         self._instance = instance
         self._runtime_dir = runtime_dir
         self._lock = lock
@@ -96,8 +101,13 @@ class Supervisor:
         self._children = Children(environment(os.environ))
         self._manager = ServiceManager(os.environ)
         self._broker = _Post("broker", ("hermes.broker",), "ready")
-        self._front = _Post("front", ("hermes", "front-process"), "listening")
+        self._front = _Post("front", ("hermes", "front-process"), "listening", filters.front())
+        self._extras = [
+            _Post("analyst", ("hermes", "analyst-process"), "ready", filters.analyst(), ("analysis",)),
+            _Post("outputs", ("hermes", "outputs-process"), "ready", filters.outputs(), ("outputs", "alerts")),
+        ]
         self._boxes_ready = asyncio.Event()
+        self._listening = asyncio.Event()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._announced = False
@@ -113,17 +123,17 @@ class Supervisor:
         async with TaskOwner("supervisor") as tasks:
             tasks.spawn(self._feed_watchdog(), name="watchdog")
             try:
-                await self._keep_both()
+                await self._keep_all()
                 self._progress("stopping")
             finally:
                 self._manager.stopping()
                 await self._end_all()
 
-    async def _keep_both(self) -> None:
+    async def _keep_all(self) -> None:
         """Return when asked to stop. Raises HermesError as `run` does."""
         try:
             async with asyncio.TaskGroup() as group:
-                keepers = [group.create_task(self._keep(post)) for post in (self._broker, self._front)]
+                keepers = [group.create_task(self._keep(post)) for post in (self._broker, self._front, *self._extras)]
                 await self._stop.wait()
                 for keeper in keepers:
                     keeper.cancel()
@@ -153,7 +163,14 @@ class Supervisor:
             logger.info("settings reloaded", changed=fresh.changed, wait_for_a_restart=fresh.ignored)
             for post in (self._broker, self._front):
                 _tell(post, Reload(changed=fresh.changed, ignored=fresh.ignored), self._settings_fd())
+            for extra in self._extras:
+                if any(key.partition(".")[0] in extra.sections for key in fresh.changed) and extra.is_ready:
+                    self._renew(extra)
         self._manager.ready()
+
+    def _renew(self, extra: _Post) -> None:
+        if extra.child is not None and not extra.child.ended.is_set():
+            os.kill(extra.child.pid, signal.SIGTERM)
 
     async def _feed_watchdog(self) -> None:
         while self._manager.watchdog:
@@ -175,17 +192,24 @@ class Supervisor:
             except HermesError as error:
                 if not self._announced:
                     raise
+                if post in self._extras and post.child is not None and post.child.code == 0:
+                    logger.info("started afresh with other settings", what=post.name)
+                    await self._clean_up_after(post)
+                    continue
                 deaths = 1 if loop.time() - started > STEADY else deaths + 1
                 logger.error("starting afresh", what=post.name, reason=str(error), deaths=deaths)
-                self._manager.status(f"the {post.name} is being started afresh")
-                self._deaths = [*self._deaths, (post.name, str(error))][-MAX_DEATHS:]
+                if post not in self._extras:
+                    self._manager.status(f"the {post.name} is being started afresh")
+                    self._deaths = [*self._deaths, (post.name, str(error))][-MAX_DEATHS:]
                 await self._clean_up_after(post)
             await asyncio.sleep(min(longest if post.was_ready else longest_unready, first * 2.0 ** min(deaths - 1, 30)))
 
     async def _hold(self, post: _Post) -> None:
         """Run one process for the post, for as long as it lives. Raises MachineError with how it ended."""
-        if post is self._front and not self._boxes_ready.is_set():
+        if post is self._front:
             await self._boxes_ready.wait()
+        elif post in self._extras:
+            await self._listening.wait()
         try:
             post.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             post.control.setblocking(False)
@@ -193,18 +217,20 @@ class Supervisor:
                 post.child = child = self._start(post, theirs.fileno())
             await self._until(child, post.ready_word)
             post.is_ready = post.was_ready = True
-            self._introduce()
+            if post not in self._extras:
+                self._introduce()
         except OSError as error:  # no descriptors, no memory, no processes: for now
             raise MachineError(f"the {post.name} cannot be started: {error.strerror}") from error
         await self._until_dead(child)
         raise MachineError(f"the {child.name} died ({child.how})")
 
     def _start(self, post: _Post, control: int) -> Child:
-        settings, filter_ = self._settings_fd(), _in_memory(self._filter)
+        settings, filter_ = self._settings_fd(), _in_memory(post.filter)
         try:
             fds = [("--settings", settings), ("--lock", self._lock), ("--control", control)]
+            fds += [("--filter", filter_)] if post.filter else []
             if post is self._front:
-                fds += [("--filter", filter_), *(("--listen", sock.fileno()) for sock in self._sockets)]
+                fds += [("--listen", sock.fileno()) for sock in self._sockets]
                 fds += [("--metrics", self._metrics.fileno())] if self._metrics is not None else []
             return self._children.start(post.name, post.module, fds)
         finally:
@@ -235,6 +261,7 @@ class Supervisor:
 
     def _announce(self) -> None:
         self._manager.status("listening")
+        self._listening.set()
         if not self._announced:
             self._announced = True
             for sock in self._sockets:
@@ -316,8 +343,8 @@ class Supervisor:
             ask = signal.SIGINT if self._hurry.is_set() else signal.SIGTERM
             patience = END_PATIENCE + self._settings.server.shutdown_grace
             await self._children.end(front, patience=patience, log=logger.warning, ask=ask)
-        await self._clean_up_after(self._front)
-        await self._clean_up_after(self._broker)
+        for post in (self._front, *self._extras, self._broker):
+            await self._clean_up_after(post)
 
 
 def _in_memory(data: bytes) -> int:

@@ -29,6 +29,7 @@ from hermes.config.values import (
     User,
     parse_endpoint,
 )
+from hermes.config.watch import WatchConfig
 
 DEFAULT_CAPABILITIES = (
     "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT",
@@ -299,6 +300,7 @@ class ContainerPoolConfig(Section):
     security: SecurityConfig = SecurityConfig()
     limits: LimitsConfig = LimitsConfig()
     forensics: ForensicsConfig = ForensicsConfig()
+    watch: WatchConfig = WatchConfig()
     docker: DockerConfig = DockerConfig()
 
     def conflicts(self) -> Iterable[Conflict]:
@@ -395,3 +397,18 @@ class Settings(Section):
     def geo_dir(self) -> Path:
         """Where `hermes geo update` puts databases."""
         return self.data_dir / "geo"
+
+    @property
+    def index_dir(self) -> Path:
+        """Where what is derived from the journal is kept: the analyst's own directory."""
+        return self.data_dir / "index"
+
+    @property
+    def outputs_dir(self) -> Path:
+        """Where outputs keep how far they came."""
+        return self.data_dir / "outputs"
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Where the content of attackers' files is kept."""
+        return self.data_dir / "artifacts"

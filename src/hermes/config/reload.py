@@ -8,14 +8,16 @@ from hermes.config.models import Settings
 RELOADED = frozenset(
     key
     for key in SETTINGS
-    if key.startswith(("authentication.", "server.", "forwards."))
+    if key.startswith(("authentication.", "server."))
+    or key.partition(".")[0] in {"forwards", "analysis", "outputs", "alerts"}
     or key in {"logging.level", "logging.format"}
     or key.removeprefix("container_pool.") in {"size", "max_active", "concurrency", "allocation_timeout", "create_timeout"}
 ) - {
     "server.addresses", "server.port", "server.proxy_protocol", "server.max_sources", "server.limit_interval",
     "server.per_network.ipv4_prefix", "server.per_network.ipv6_prefix", "authentication.remember",
 }  # fmt: skip
-"""Keys that are taken over: by the front for connections that come from then on, by the pool at once."""
+"""Keys that are taken over: by the front for connections that come from then on, by the pool at once, by analyst and
+outputs as they are started afresh."""
 
 
 class Reload(NamedTuple):

@@ -44,10 +44,12 @@ OWN = (
     | Files.REMOVE_FILE | Files.REMOVE_DIR | Files.REFER
 )  # fmt: skip
 """What one may do in a directory of one's own: anything with regular files and directories; no links, devices or programs."""
+READ = Files.READ_FILE | Files.READ_DIR
+"""What one may do in a directory of others."""
 _OF_A_FILE = Files.EXECUTE | Files.WRITE_FILE | Files.READ_FILE | Files.TRUNCATE | Files.IOCTL_DEV
 
 _FILES_BY_ABI = ((1, Files(0x1FFF)), (2, Files.REFER), (3, Files.TRUNCATE), (5, Files.IOCTL_DEV))
-_TCP_ABI, _TCP = 4, 0b11  # bind, connect
+_TCP_ABI, _TCP, _TCP_BIND = 4, 0b11, 0b01  # bind, connect
 _SCOPE_ABI, _SCOPE = 6, 0b11  # abstract unix sockets, signals
 _PROMISES = (
     (1, "files (Linux 5.13)"),
@@ -84,15 +86,18 @@ def missing(version: int) -> list[str]:
     return [what for since, what in _PROMISES if version < since]
 
 
-def restrict(rules: Sequence[Rule], version: int) -> None:
-    """Give up, for good, what the kernel's `version` restricts: all files but those of `rules`, all TCP ports to bind or connect
-    to, signals to any process that is not restricted with this one. Needs no_new_privs; holds for the calling thread."""
+def restrict(rules: Sequence[Rule], version: int, *, connects: bool = False) -> None:
+    """Give up, for good, what the kernel's `version` restricts: all files but those of `rules`, all TCP ports to bind or (unless
+    it `connects`) connect to, signals to any process that is not restricted with this one. Needs no_new_privs; holds for the
+    calling thread."""
     if version < 1:
         return
     handled = Files(0)
     for since, rights in _FILES_BY_ABI:
         handled |= rights if version >= since else Files(0)
-    attributes = struct.pack("QQQ", handled, _TCP * (version >= _TCP_ABI), _SCOPE * (version >= _SCOPE_ABI))
+    attributes = struct.pack(
+        "QQQ", handled, (_TCP_BIND if connects else _TCP) * (version >= _TCP_ABI), _SCOPE * (version >= _SCOPE_ABI)
+    )
     size = ctypes.c_size_t(len(attributes))
     ruleset = kernel.syscall(_CREATE_RULESET, "landlock_create_ruleset", attributes, size, ctypes.c_uint(0))
     try:

@@ -18,8 +18,9 @@ from hermes.errors import MachineError
 log = structlog.get_logger(__name__)
 
 
-def confine(user: str, program: bytes, rules: Sequence[landlock.Rule]) -> None:
-    """Become `user` for good, with the files of `rules` and the system calls that the filter `program` lets through.
+def confine(user: str, program: bytes, rules: Sequence[landlock.Rule], *, connects: bool = False) -> None:
+    """Become `user` for good, with the files of `rules` and the system calls that the filter `program` lets through; with
+    TCP ports to connect to only if it `connects`.
 
     What was open or imported before remains; nothing can be imported after. Raises MachineError, for a process that has
     threads too. Where the kernel has no Landlock, or an older one, the log says what is not restricted.
@@ -30,13 +31,13 @@ def confine(user: str, program: bytes, rules: Sequence[landlock.Rule]) -> None:
     try:
         _make_ready()
         drop_privileges(user)
-        landlock.restrict(rules, version)
+        landlock.restrict(rules, version, connects=connects)
         kernel.set_seccomp_filter(program, logged=True)
     except OSError as error:
-        raise MachineError(f"the front cannot be confined: {error.filename or ''}: {error.strerror}") from error
+        raise MachineError(f"it cannot be confined: {error.filename or ''}: {error.strerror}") from error
     sys.meta_path.insert(0, _TooLate())
     if lacking := landlock.missing(version):
-        log.warning("Landlock does not restrict the front fully on this kernel", abi=version, missing=", ".join(lacking))
+        log.warning("Landlock does not restrict this process fully on this kernel", abi=version, missing=", ".join(lacking))
 
 
 def drop_privileges(user: str) -> None:
@@ -53,7 +54,7 @@ def drop_privileges(user: str) -> None:
         os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
     kernel.set_capabilities(0)
     if 0 in (os.geteuid(), os.getegid(), *os.getgroups()):
-        raise MachineError("the front still has root's power")
+        raise MachineError("it still has root's power")
     kernel.set_no_new_privileges()
     kernel.set_undumpable()
     kernel.set_parent_death_signal(signal.SIGTERM)

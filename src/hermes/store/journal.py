@@ -128,12 +128,13 @@ class Journal:
         self._accepting = True
         self._thread.start()
 
-    def emit(self, event: Event) -> None:
-        """State a fact, to be written within `GATHER_SECONDS`. Never blocks.
+    def emit(self, event: Event, time: int | None = None) -> None:
+        """State a fact, to be written within `GATHER_SECONDS`. Never blocks. `time`: when it happened, in µs since the epoch, if
+        that was not now.
 
         JournalError if the fact cannot be kept: too many wait already, or the journal is closed. Whoever caused it must end.
         """
-        one = stated(event)
+        one = stated(event, time)
         if self.waiting >= self._max_waiting or self._waiting_bytes + len(one.body) > self._max_waiting_bytes:
             self.refused += 1
             raise JournalError(f"{len(self._waiting)} events wait to be written already: {self._trouble or 'the disk is slow'}")
@@ -326,14 +327,15 @@ class Journal:
             if db is None or _identity(self.path) != self._file:
                 raise JournalError("the journal is not open")
             with database.transaction(db):
-                result, facts = mark.work(db)
-                rows = self._insert(db, [stated(fact) for fact in facts])
+                result, given = mark.work(db)
+                facts = [fact if isinstance(fact, Stated) else stated(fact) for fact in given]
+                rows = self._insert(db, facts)
         except (sqlite3.Error, OSError, JournalError, MemoryError) as error:
             mark.resolve(JournalError(str(error)))
             return False
         self._next_id += len(rows)
         for fact in facts:
-            self._on_event(fact)
+            self._on_event(fact.event)
         if self._lines is not None and rows:
             self._lines.offer(rows)
         mark.resolve(result)

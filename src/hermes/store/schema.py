@@ -68,6 +68,9 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE journal (identity TEXT NOT NULL);
     INSERT INTO journal VALUES (lower(hex(randomblob(16))));
     """,
+    """
+    CREATE TABLE spools (container_id TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
+    """,
 )
 
 

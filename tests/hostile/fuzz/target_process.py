@@ -18,7 +18,7 @@ from structlog.typing import EventDict
 
 import hermes.front  # noqa: F401  what the front has imported when it is confined
 from hermes import log
-from hermes.broker import front_filter
+from hermes.broker import filters
 from hermes.config import LoggingConfig, ServerConfig, Settings
 from hermes.confine.landlock import OWN, Files, Rule
 from hermes.confine.process import confine
@@ -111,7 +111,7 @@ def main() -> None:
         for path in (place, *place.rglob("*")):
             os.chown(path, account.pw_uid, account.pw_gid)
         rules = [Rule(place, OWN), Rule(Path("/proc/self"), Files.READ_FILE)]
-        confine("hermes", front_filter.compiled(), rules)
+        confine("hermes", filters.front(), rules)
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)  # as the front does

@@ -73,6 +73,9 @@ class Stage:
         self.supervisor._children = Children(kept)
         self.supervisor._broker.module = ("a_broker",)
         self.supervisor._front.module = ("a_front",)
+        for extra in self.supervisor._extras:
+            (place / f"a_{extra.name}.py").write_text(PLAYER.replace("ROLE", repr(extra.name)).replace("READY", "b'ready\\n'"))
+            extra.module = (f"a_{extra.name}",)
 
     def settings(self) -> Settings:
         if self.banner == "wrong":
@@ -112,7 +115,7 @@ async def test_both_are_started_introduced_and_ended_the_front_first(stage: Stag
         await stage.noted(both_met(1))
         assert [line for line in stage.said if line != "ready"] == [f"listening on 127.0.0.1 port {stage.sock.getsockname()[1]}"]
         os.kill(os.getpid(), signal.SIGTERM)
-    ends = [(who, what) for who, _, what in stage.notes() if what.startswith("SIG")]
+    ends = [(who, what) for who, _, what in stage.notes() if what.startswith("SIG") and who in ("front", "broker")]
     assert ends == [("front", "SIGTERM"), ("broker", "SIGTERM")]
     assert stage.said[-1] == "stopping"
     assert stage.sock.fileno() == -1
@@ -132,7 +135,7 @@ async def test_one_that_dies_is_started_afresh_and_the_other_goes_on(stage: Stag
         assert stage.pid(other) == lives
         assert [what for who, _, what in notes if who == "front" and what.startswith("peer")][-1] == "peer of dead"
         os.kill(os.getpid(), signal.SIGINT)
-    assert [(who, what) for who, _, what in stage.notes() if what.startswith("SIG")] == [
+    assert [(who, what) for who, _, what in stage.notes() if what.startswith("SIG") and who in ("front", "broker")] == [
         ("front", "SIGINT"),
         ("broker", "SIGTERM"),
     ]
@@ -228,3 +231,56 @@ async def test_what_cannot_be_started_for_now_is_tried_again(stage: Stage, monke
         await stage.noted(both_met(2))
         assert failures == 0
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.asyncio
+async def test_extras_start_once_it_listens_and_their_deaths_cost_nothing(stage: Stage) -> None:
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(stage.supervisor.run())
+        notes = await stage.noted(lambda notes: {"analyst", "outputs"} <= {who for who, *_ in notes})
+        assert [who for who, _, what in notes if what.startswith("started")][:2] == ["broker", "front"]
+        async with asyncio.timeout(PATIENCE):
+            while not all(extra.is_ready for extra in stage.supervisor._extras):  # noqa: ASYNC110 - the supervisor sets it
+                await asyncio.sleep(0.01)
+        os.kill(stage.pid("analyst"), signal.SIGKILL)
+        await stage.noted(lambda notes: sum(who == "analyst" and what.startswith("started") for who, _, what in notes) == 2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running
+    ended = [who for who, _, what in stage.notes() if what == "SIGTERM"]
+    assert ended[0] == "front"
+    assert ended[-1] == "broker"
+    assert sum(who == "front" and what.startswith("started") for who, _, what in stage.notes()) == 1
+    assert sum(what.startswith("peer") for _, _, what in stage.notes()) == 2, "broker and front are not connected anew"
+
+
+@pytest.mark.asyncio
+async def test_an_extra_that_cannot_start_is_tried_again_and_is_no_reason_to_stop(stage: Stage) -> None:
+    for extra in stage.supervisor._extras:
+        extra.module = ("no_such_module",)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(stage.supervisor.run())
+        await stage.noted(both_met(1))
+        async with asyncio.timeout(PATIENCE):
+            while "ready" not in stage.said:  # noqa: ASYNC110 - said by callbacks
+                await asyncio.sleep(0.01)
+        (stage.log.parent / "no_such_module.py").write_text(PLAYER.replace("ROLE", "'late'").replace("READY", "b'ready\\n'"))
+        await stage.noted(lambda notes: "late" in {who for who, *_ in notes})
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running
+
+
+@pytest.mark.asyncio
+async def test_an_extra_takes_over_its_settings_by_starting_afresh(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.supervisor._extras[0].sections = ("server",)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(stage.supervisor.run())
+        await stage.noted(lambda notes: {"analyst", "outputs"} <= {who for who, *_ in notes})
+        async with asyncio.timeout(PATIENCE):
+            while not stage.supervisor._extras[0].is_ready:  # noqa: ASYNC110 - the supervisor sets it
+                await asyncio.sleep(0.01)
+        stage.banner = "second"
+        os.kill(os.getpid(), signal.SIGHUP)
+        await stage.noted(lambda notes: ["analyst", "started second"] in [[who, what] for who, _, what in notes])
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running
+    assert not any(who == "outputs" and what == "started second" for who, _, what in stage.notes())

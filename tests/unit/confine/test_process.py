@@ -20,7 +20,7 @@ CONFINED = """
 import ctypes, errno, json, os, signal, socket, sqlite3, sys, threading, zlib
 from pathlib import Path
 from hermes import log
-from hermes.broker import front_filter
+from hermes.broker import filters
 from hermes.confine import landlock
 from hermes.confine.process import confine
 from hermes.config import LoggingConfig
@@ -30,7 +30,7 @@ own, other = Path(sys.argv[1]), Path(sys.argv[2])
 log.configure(LoggingConfig(), process="test")
 {before}
 rules = [landlock.Rule(own, landlock.OWN), landlock.Rule(Path("/proc/self"), landlock.Files.READ_FILE)]
-confine("nobody", front_filter.compiled(), rules)
+confine("nobody", filters.front(), rules)
 
 def attempt(what):
     try:
@@ -191,7 +191,7 @@ def test_an_import_that_comes_too_late_is_loud(places: tuple[Path, Path]) -> Non
 def test_a_kernel_without_landlock_is_said_so(places: tuple[Path, Path]) -> None:
     done = run(places, "print((other / 'file').read_text())", "landlock.abi = lambda: 0")
     assert done.stdout.strip() == "other"
-    assert "does not restrict the front fully" in done.stderr
+    assert "does not restrict this process fully" in done.stderr
 
 
 def test_a_process_with_threads_is_not_confined(places: tuple[Path, Path]) -> None:

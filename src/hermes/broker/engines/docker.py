@@ -40,6 +40,7 @@ from hermes.broker.forensics import budget
 from hermes.broker.gauges import Gauge
 from hermes.broker.image import Image
 from hermes.broker.policy import Policy
+from hermes.broker.spools import Spools
 from hermes.broker.trees import Copied
 from hermes.broker.zygote import Zygote
 from hermes.config.models import ContainerPoolConfig
@@ -79,7 +80,7 @@ class DockerEngine:
 
     name = "docker"
 
-    def __init__(self, config: ContainerPoolConfig, *, data_dir: Path, image: Image | str, instance: str) -> None:
+    def __init__(self, config: ContainerPoolConfig, *, data_dir: Path, image: Image | str, instance: str, spools: Spools | None = None) -> None:
         self.runtime: str = "docker's default" if config.runtime == "auto" else config.runtime
         self._config = config
         self._data_dir = data_dir

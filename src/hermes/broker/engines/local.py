@@ -35,6 +35,7 @@ from hermes.broker.gauges import Gauge
 from hermes.broker.janitor import sweep
 from hermes.broker.oci import Runtime, config, occupy_tmp
 from hermes.broker.policy import Policy
+from hermes.broker.spools import Spools
 from hermes.broker.zygote import Zygote
 from hermes.config.models import ContainerPoolConfig
 from hermes.errors import ConfigError, EngineError, MachineError
@@ -93,7 +94,8 @@ class LocalEngine:
     name = "local"
 
     def __init__(
-        self, config: ContainerPoolConfig, *, data_dir: Path, image: Image, instance: str, runtime_dir: Path | None = None
+        self, config: ContainerPoolConfig, *, data_dir: Path, image: Image, instance: str, runtime_dir: Path | None = None,
+        spools: Spools | None = None,
     ) -> None:
         self.policy = Policy(config.security, config.limits)
         self.runtime: str = config.runtime

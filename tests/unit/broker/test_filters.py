@@ -1,10 +1,11 @@
 """The front's filter, judged by running its BPF on system calls; `tests/unit/confine/test_process.py` asks the kernel."""
 
 import errno
+from collections.abc import Callable
 
 import pytest
 
-from hermes.broker import front_filter, seccomp
+from hermes.broker import filters, seccomp
 from tests.unit.bpf import ALLOW, ERRNO, I386, KILL, X86_64, verdict
 
 HIGH = 1 << 35
@@ -32,7 +33,7 @@ FASTOPEN = 0x20000000
 def program() -> bytes:
     if seccomp.machine()[2] != X86_64:
         pytest.skip("the numbers are x86_64's")
-    return front_filter.compiled()
+    return filters.front()
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,42 @@ def test_what_a_call_comes_to(program: bytes, number: int, arguments: tuple[int,
 )
 def test_what_only_an_attacker_calls_ends_the_front(program: bytes, number: int) -> None:
     assert verdict(program, number) == KILL
+
+
+@pytest.mark.parametrize("made", [filters.analyst, filters.outputs])
+def test_the_others_start_no_program_either_and_reach_no_other_process(made: Callable[[], bytes]) -> None:
+    program = made()
+    for number in (59, 322, 101, 310, 311, 165, 272, 308, 321, 298, 425):
+        assert verdict(program, number) == KILL
+    for number in (TKILL, TGKILL, PIDFD_SEND_SIGNAL, PIDFD_OPEN):
+        assert verdict(program, number, 1, 9) == REFUSED
+    assert verdict(program, MMAP, 0, 4096, 5) == REFUSED
+    assert verdict(program, CLONE, 0x3D0F00) == ALLOW
+
+
+def test_the_analyst_may_fork_and_make_no_socket() -> None:
+    program = filters.analyst()
+    assert verdict(program, CLONE, 0x1200011) == ALLOW
+    assert verdict(program, CLONE, 0x10000000 | 17) == REFUSED
+    assert verdict(program, 61) == ALLOW, "wait4"
+    assert verdict(program, SOCKET, 2, 1) == REFUSED
+    assert verdict(program, CONNECT) == REFUSED
+    assert verdict(program, SENDTO, 3, 1, 1, 0, 0x7000, 16) == REFUSED
+    assert verdict(program, PRLIMIT, 0, 7, 0x7000, 0) == ALLOW
+    assert verdict(program, PRLIMIT, 77, 7, 0x7000, 0) == REFUSED
+
+
+def test_outputs_may_connect_and_not_fork() -> None:
+    program = filters.outputs()
+    for family in (1, 2, 10):
+        assert verdict(program, SOCKET, family, 1) == ALLOW
+    assert verdict(program, SOCKET, 16, 3, 0) == ALLOW
+    for arguments in ((16, 3, 9), (17, 3), (40, 1), (38, 5)):
+        assert verdict(program, SOCKET, *arguments) == REFUSED
+    assert verdict(program, CONNECT) == ALLOW
+    assert verdict(program, SENDTO, 3, 1, 1, 0, 0x7000, 16) == ALLOW
+    assert verdict(program, CLONE, 17) == REFUSED
+    assert verdict(program, KILL_, 1, 9) == REFUSED
 
 
 def test_other_architectures_are_not_let_in(program: bytes) -> None:

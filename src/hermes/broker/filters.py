@@ -1,7 +1,7 @@
-"""The system calls that the front may make: a list of what is allowed; the launcher compiles it, the front submits to it.
+"""The system calls that front, analyst and outputs may make: lists of what is allowed; the launcher compiles them, they submit.
 
-What no front ever calls, and an attacker who owns one would, ends it (SIGSYS, and the launcher says so). Everything else is
-refused (EPERM) and stands in the kernel's log. Calls younger than this list do not exist, so that newer C libraries fall back.
+What none of them ever calls, and an attacker who owns one would, ends it (SIGSYS, and the launcher says so). Everything else is
+refused (EPERM) and stands in the kernel's log. Calls younger than these lists do not exist, so that newer C libraries fall back.
 """
 
 import errno
@@ -45,6 +45,9 @@ _FCNTL = (
 _IOCTL = (
     termios.FIONBIO, termios.FIONREAD, termios.FIOCLEX, termios.FIONCLEX, termios.TCGETS, termios.TIOCGWINSZ, termios.TIOCSWINSZ,
 )  # fmt: skip
+_NAMESPACES = 0x7E020080
+"""Flags of clone(2) that make namespaces."""
+_NETLINK_ROUTE = 0
 _YOUNG = 451
 """The first system call that this list does not know, on every architecture: cachestat, of Linux 6.5."""
 _LOAD_NUMBER, _JUMP_IF_AT_LEAST, _RETURN = 0x20, 0x35, 0x06
@@ -58,11 +61,40 @@ _MSG_FASTOPEN = 0x20000000
 """sendto(2) and the like would connect with it."""
 
 
-def profile() -> Profile:
-    """The filter's rules, as `seccomp.compile_bpf` takes them."""
-    rules = [
+def front() -> bytes:
+    """The front's filter, as an array of `struct sock_filter`."""
+    return _compiled(_profile())
+
+
+def analyst() -> bytes:
+    """The analyst's: besides, it may start a process of its own program, limit and end it."""
+    return _compiled(
+        _profile(
+            _masked(["clone"], 0, _NAMESPACES | _CLONE_THREAD, 0),
+            {"names": ["fork", "vfork", "wait4", "waitid", "kill", "setrlimit", "setpriority"], "action": "SCMP_ACT_ALLOW"},
+            _allowed(["prlimit64"], (0, 0)),
+            but=frozenset({"fork", "vfork", "prlimit64"}),
+        )
+    )
+
+
+def outputs() -> bytes:
+    """That of outputs: besides, it may connect to others."""
+    return _compiled(
+        _profile(
+            *(_allowed(["socket"], (0, int(family))) for family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)),
+            _allowed(["socket"], (0, int(socket.AF_NETLINK)), (2, _NETLINK_ROUTE)),
+            {"names": ["connect", "bind", "sendto", "sendmsg", "sendmmsg"], "action": "SCMP_ACT_ALLOW"},
+            but=frozenset({"sendto", "sendmsg", "sendmmsg"}),
+        )
+    )
+
+
+def _profile(*more: Rule, but: frozenset[str] = frozenset()) -> Profile:
+    """The front's rules, as `seccomp.compile_bpf` takes them, without those for the calls `but`, and `more`."""
+    rules: list[Rule] = [
         {"names": _ALLOWED.split(), "action": "SCMP_ACT_ALLOW"},
-        {"names": _FATAL.split(), "action": "SCMP_ACT_KILL_PROCESS"},
+        {"names": sorted({*_FATAL.split()} - but), "action": "SCMP_ACT_KILL_PROCESS"},
         {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS},
         *(_allowed(["fcntl"], (1, command)) for command in _FCNTL),
         *(_allowed(["ioctl"], (1, command)) for command in _IOCTL),
@@ -81,13 +113,12 @@ def profile() -> Profile:
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": errno.EPERM,
         "architectures": [machine()[1]],
-        "syscalls": [*rules, to_nobody],
+        "syscalls": [*(rule for rule in [*rules, to_nobody] if not but.issuperset(rule["names"])), *more],
     }
 
 
-def compiled() -> bytes:
-    """The filter, as an array of `struct sock_filter`."""
-    return b"".join(_instruction(*it) for it in _UNLESS_YOUNG) + compile_bpf(profile())
+def _compiled(profile: Profile) -> bytes:
+    return b"".join(_instruction(*it) for it in _UNLESS_YOUNG) + compile_bpf(profile)
 
 
 def _instruction(code: int, true: int, false: int, value: int) -> bytes:

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from hermes.config.analysis import AnalysisConfig
 from hermes.config.artifacts import ArtifactsConfig
+from hermes.config.forwards import ForwardsConfig
+from hermes.config.geo import GeoConfig
 from hermes.config.section import Conflict, Section, repeated
 from hermes.config.values import (
     Address,
@@ -363,6 +365,7 @@ class Settings(Section):
     sensor: SensorConfig = SensorConfig()
     server: ServerConfig = ServerConfig()
     authentication: AuthenticationConfig = AuthenticationConfig()
+    forwards: ForwardsConfig = ForwardsConfig()
     container_pool: ContainerPoolConfig = ContainerPoolConfig()
     recording: RecordingConfig = RecordingConfig()
     evidence: EvidenceConfig = EvidenceConfig()
@@ -370,6 +373,7 @@ class Settings(Section):
     analysis: AnalysisConfig = AnalysisConfig()
     logging: LoggingConfig = LoggingConfig()
     metrics: MetricsConfig = MetricsConfig()
+    geo: GeoConfig = GeoConfig()
     data_dir: DataPath = Path("/var/lib/hermes")
     """Where everything is kept: journal, recordings, host keys, images, stopped containers."""
 
@@ -392,6 +396,11 @@ class Settings(Section):
     def keys_dir(self) -> Path:
         """Where the host keys are kept."""
         return self.data_dir / "keys"
+
+    @property
+    def geo_dir(self) -> Path:
+        """Where `hermes geo update` puts databases."""
+        return self.data_dir / "geo"
 
     @property
     def index_dir(self) -> Path:

@@ -47,6 +47,7 @@ TESTED_BY = {
     "hermes.broker.engines.docker_stream": "engine/test_docker_exec.py",
     "hermes.broker.__main__": "e2e/test_main_job.py",
     "hermes.cli": "unit/test_main.py",
+    "hermes.config.keeping": "unit/config/test_models.py",
     "hermes.config.section": "unit/config/test_models.py",
     "hermes.config.artifacts": "unit/config/test_models.py",
     "hermes.broker.fanotify": "engine/test_files.py",

@@ -31,6 +31,8 @@ from hermes.errors import AllocationError, EngineError, HermesError, JournalErro
 from hermes.evidence import Keeper
 from hermes.evidence.intake import Intake
 from hermes.evidence.recovery import unstated
+from hermes.evidence.sealer import Sealer
+from hermes.geo.databases import Databases
 from hermes.metrics import Endpoint, Metrics, Watch
 from hermes.recording import Quota, SessionRecorder
 from hermes.server.hostkeys import load_or_make
@@ -87,7 +89,9 @@ def own_files(settings: Settings) -> list[Rule]:
     if settings.recording.enabled:
         directories[settings.recordings_dir] = f"recordings cannot be written (let {user} in, or set recording.output_dir)"
     own = [Rule(directory, OWN, complaint) for directory, complaint in sorted(directories.items())]
-    return [*own, Rule(Path("/proc/self"), Files.READ_FILE)]
+    geo = [settings.geo_dir, *filter(None, (settings.geo.country, settings.geo.asn))]
+    read = [Rule(path, Files.READ_FILE | Files.READ_DIR, optional=True) for path in geo]
+    return [*own, *read, Rule(Path("/proc/self"), Files.READ_FILE)]
 
 
 async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namespace, report: Report) -> None:
@@ -116,21 +120,30 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             intake.on_taken = pool.taken
             await pool.start()
             sessions = Sessions(settings, journal, pool, handler, tasks)
+            sealer = Sealer(settings, journal, unsettled=lambda: intake.unsettled)
+            intake.on_settled = sealer.settled
+            await journal.wait_written()
+            await sealer.start()
             keeper = Keeper(
-                settings, journal, active=lambda: sessions.recorded, lines=lines if isinstance(lines, Path) else None
+                settings, journal, active=lambda: sessions.recorded | sealer.pending,
+                lines=lines if isinstance(lines, Path) else None,
             )  # fmt: skip
             await keeper.start()
+            geo = Databases(settings)
+            geo.open()
             front = Front(
                 settings, journal, load_or_make(settings.keys_dir),
                 handler=sessions.run_channel, on_channel_opened=sessions.prepare, on_session_over=sessions.over,
-                no_room=lambda: keeper.refusal,
+                no_room=lambda: keeper.refusal, origin=geo.origin,
             )  # fmt: skip
             control = ControlSocket(
                 socket.socket(fileno=fds.control), on_peer=lambda sock, said: _attach(sock, said, pool, journal),
-                on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, journal),
+                on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, geo, journal),
             )  # fmt: skip
             control.start()
-            endpoint = Endpoint(fds.metrics and socket.socket(fileno=fds.metrics), metrics, Watch(front, journal, pool, intake).look)
+            endpoint = Endpoint(
+                fds.metrics and socket.socket(fileno=fds.metrics), metrics, Watch(front, journal, pool, intake).look
+            )
             await endpoint.start()
             sockets = [socket.socket(fileno=fd) for fd in fds.listen]
             gc.collect()
@@ -151,6 +164,7 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             report("listening")
             tasks.spawn(report.stay_alive(), name="alive")
             tasks.spawn(keeper.run(), name="keeper")
+            tasks.spawn(sealer.run(), name="sealer")
             over = [
                 tasks.spawn(stop.wait(), name="stop"),
                 tasks.spawn(drain.wait(), name="drain"),
@@ -166,6 +180,7 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             await intake.drain(DRAIN_SECONDS)
             await intake.close()
             await pool.close()
+            await sealer.close()
             with contextlib.suppress(JournalError):  # it has said so itself
                 journal.emit(events.SensorStopped(reason="the launcher is gone" if control.closed.is_set() else "asked to"))
     finally:
@@ -185,10 +200,11 @@ def _attach(sock: socket.socket, said: Peer, pool: ContainerPool, journal: Journ
             journal.emit(events.SensorRecovered(process=process, reason=how))
 
 
-def _reload(settings: Settings, said: Reload, front: Front, journal: Journal) -> None:
-    """Take over the settings, for connections that come from now on."""
+def _reload(settings: Settings, said: Reload, front: Front, geo: Databases, journal: Journal) -> None:
+    """Take over the settings, for connections that come from now on, and databases that are new."""
     log.configure(settings.logging, process="front")
     front.reconfigure(settings)
+    geo.open()
     with contextlib.suppress(JournalError):  # it has said so itself
         journal.emit(events.SensorReloaded(changed=said.changed, ignored=said.ignored))
 

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import reduce
 from operator import or_
@@ -203,6 +203,10 @@ class JournalReader:
     def _commands(self, session_id: str, limit: int) -> list[str]:
         rows = self._db.execute("SELECT command FROM commands WHERE session_id = ? ORDER BY id LIMIT ?", (session_id, limit))
         return [command for (command,) in rows]
+
+    def snapshot(self) -> AbstractContextManager[sqlite3.Connection]:
+        """See the journal as it is at this moment, for as long as it takes, through queries of one's own (`store.streams`)."""
+        return self._snapshot()
 
     @contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:

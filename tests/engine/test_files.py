@@ -248,6 +248,17 @@ async def test_a_box_that_dies_while_its_files_are_copied(engine: Engine, catch:
     assert all(hashlib.sha256(caught.content(it)).hexdigest() == it for it in said.split())
 
 
+async def test_paths_are_whole_although_their_mounts_went_with_the_box(
+    engine: Engine, box: Box, client: BoxClient, tmp_path: Path
+) -> None:
+    caught = Caught(box, tmp_path / "artifacts")
+    paths = {f"{where}/left" for where in ("/root", "/run", "/dev/shm", "/run/run")}
+    await client.output("mkdir /run/run; " + "; ".join(f"echo {path} >{path}" for path in paths))
+    await engine.destroy(box)
+    caught.part.close()
+    assert paths <= {it.path for it in caught.of(events.FileWritten)}
+
+
 async def test_entries_are_limited_and_what_is_beyond_is_counted(client: BoxClient, catch: Catch) -> None:
     with catch(session_entries=100) as caught:
         await client.output("for i in $(seq 300); do echo $i >/tmp/$i; done")

@@ -146,7 +146,8 @@ class _Compared:
         self._deadline = time.monotonic() + store.budgets.end_seconds
         self._stack = ExitStack()
         self._changes = self._open(directory / "changes")
-        self._layers = [self._open(layer) for layer in origin.layers]
+        # (A container's own first layer goes with it; what it holds shows in no difference.)
+        self._layers = [self._open(layer) for layer in origin.layers if layer.is_dir()]
         self._line = 0
         self._new: set[bytes] = set()  # directories of which nothing is the image's
         self._contents: dict[int, Content | str] = {}

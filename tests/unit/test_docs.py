@@ -32,10 +32,24 @@ WITHOUT_TESTS = {
     "hermes.broker.engines.base": "only declares what an engine is; tests/engine/test_conformance.py holds every engine to it",
     "hermes.server.backend": "only declares plain data",
     "hermes.server.sinks.turns": "only declares plain data, and a talk that says nothing",
+    "hermes.analysis.stage": "only declares what a stage is",
 }
 """Modules that have no test file of their own, and why they need none."""
 
 TESTED_BY = {
+    "hermes.analysis.commands": "unit/analysis/test_counts.py",
+    "hermes.analysis.documents": "unit/analysis/test_search.py",
+    "hermes.analysis.query": "unit/analysis/test_search.py",
+    "hermes.analysis.shell_facts": "unit/analysis/test_shell.py",
+    "hermes.analysis.shell_tree": "unit/analysis/test_shell.py",
+    "hermes.analysis.shell_types": "unit/analysis/test_shell.py",
+    "hermes.analysis.spoken": "unit/analysis/test_search.py",
+    "hermes.analysis.stats": "unit/analysis/test_counts.py",
+    "hermes.analysis.sweep": "unit/analysis/test_work.py",
+    "hermes.analysis.visits": "unit/analysis/test_search.py",
+    "hermes.analysis.words": "unit/analysis/test_search.py",
+    "hermes.cli.indexed": "unit/cli/test_search.py",
+    "hermes.config.analysis": "unit/config/test_models.py",
     "hermes.confine.kernel": "unit/confine/test_process.py",
     "hermes.broker.janitor": "e2e/test_bad_days.py",
     "hermes.recording.facts": "unit/recording/test_lossless.py",

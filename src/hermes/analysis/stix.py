@@ -7,6 +7,7 @@ same bundle, and what two bundles have in common has the same identifier in both
 import contextlib
 import ipaddress
 import json
+import re
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ MAX_OF_A_KIND = 200
 MAX_TEXT = 5000
 _NEVER = datetime(2024, 1, 1, tzinfo=UTC)
 """When what has no time of its own was made: identities and techniques."""
+_HASH = re.compile(r"[0-9a-f]{64}")
 _MALWARE = {
     "miner": "resource-exploitation", "botnet": "bot", "ddos": "ddos", "rootkit": "rootkit", "backdoor": "backdoor",
     "downloader": "downloader", "ransomware": "ransomware", "worm": "worm", "trojan": "trojan", "webshell": "webshell",
@@ -240,7 +242,7 @@ class _Session:
         return [(url, self._observe(stix.URL(value=url[:MAX_TEXT]))) for url in _first(iter(urls))]
 
     def _files(self) -> list[tuple[File, str]]:
-        stored = {it.sha256: it for it in self._facts if isinstance(it, events.ArtifactStored)}
+        stored = {it.sha256: it for it in self._facts if isinstance(it, events.ArtifactStored) and _HASH.fullmatch(it.sha256)}
         known = {file.sha256: file for _, file in self._dossier.files}
         found: list[tuple[File, str]] = []
         for sha256, artifact in list(stored.items())[:MAX_OF_A_KIND]:

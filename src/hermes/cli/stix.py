@@ -5,8 +5,10 @@ The stix2 library takes a third of a second to import: only these commands do.
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -19,7 +21,7 @@ from hermes.errors import JournalError
 from hermes.store import JournalReader
 
 if TYPE_CHECKING:
-    from hermes.analysis.stix import Bundle, Dossier
+    from hermes.analysis.stix import Dossier
 
 MAX_SESSIONS = 200
 """Of a campaign, the newest."""
@@ -42,12 +44,12 @@ def session(
     settings = load_settings(config, overrides)
     from hermes.analysis.stix import Bundle
 
-    names, target = catalogue(), _created(output)
-    with opened(settings) as index, JournalReader(settings.journal_path) as journal:
+    names = catalogue()
+    with _created(output) as target, opened(settings) as index, JournalReader(settings.journal_path) as journal:
         dossier = _dossier(index, journal, session)
         bundle = Bundle(dossier.session.sensor, names)
         bundle.session(dossier)
-    _write(bundle, target)
+        target.write(bundle.serialize() + "\n")
 
 
 @app.command()
@@ -62,8 +64,8 @@ def campaign(
     settings = load_settings(config, overrides)
     from hermes.analysis.stix import Bundle
 
-    names, target = catalogue(), _created(output)
-    with opened(settings) as index, JournalReader(settings.journal_path) as journal:
+    names = catalogue()
+    with _created(output) as target, opened(settings) as index, JournalReader(settings.journal_path) as journal:
         found, members = findings.campaign(index, campaign)
         dossiers = []
         for member in members[:MAX_SESSIONS]:
@@ -77,7 +79,7 @@ def campaign(
         name = bundle.campaign(found, index.position.journal)
         for dossier in reversed(dossiers):
             bundle.session(dossier, name)
-    _write(bundle, target)
+        target.write(bundle.serialize() + "\n")
 
 
 def _dossier(index: IndexReader, journal: JournalReader, session: str) -> "Dossier":
@@ -94,20 +96,21 @@ def _dossier(index: IndexReader, journal: JournalReader, session: str) -> "Dossi
     )
 
 
-def _created(output: Path | None) -> int | None:
-    """Make the file while this process may still write where the operator may; return its descriptor."""
+@contextmanager
+def _created(output: Path | None) -> Iterator[TextIO]:
+    """Standard output, or a new file, made while this process may still write where the operator may. Where what follows fails
+    it is removed, if it still may be."""
     if output is None:
-        return None
+        yield sys.stdout
+        return
     try:
-        return os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
         fail(f"cannot write {output}: {error.strerror}")
-
-
-def _write(bundle: "Bundle", target: int | None) -> None:
-    text = bundle.serialize() + "\n"
-    if target is None:
-        sys.stdout.write(text)
-        return
-    with os.fdopen(target, "w", encoding="ascii") as file:
-        file.write(text)
+    try:
+        with os.fdopen(target, "w", encoding="ascii") as file:
+            yield file
+    except BaseException:
+        with suppress(OSError):
+            output.unlink()
+        raise

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from hermes.config.outputs import AlertsConfig, AnyOutput, output_conflicts
 from hermes.config.section import Conflict, Section, repeated
 from hermes.config.values import (
     Address,
@@ -364,8 +365,14 @@ class Settings(Section):
     evidence: EvidenceConfig = EvidenceConfig()
     logging: LoggingConfig = LoggingConfig()
     metrics: MetricsConfig = MetricsConfig()
+    alerts: AlertsConfig = AlertsConfig()
+    outputs: tuple[AnyOutput, ...] = ()
+    """Where events go besides the journal: a list; what each can have, [Outputs](#outputs) says."""
     data_dir: DataPath = Path("/var/lib/hermes")
     """Where everything is kept: journal, recordings, host keys, images, stopped containers."""
+
+    def conflicts(self) -> Iterable[Conflict]:
+        return output_conflicts(self.outputs, self.alerts)
 
     @property
     def recordings_dir(self) -> Path:

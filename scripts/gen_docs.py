@@ -19,6 +19,7 @@ from hermes.config.models import Settings
 from hermes.config.render import flow, to_yaml
 from hermes.config.section import Section
 from hermes.metrics import CATALOGUE, Metric
+from hermes.metrics.catalogue import OUTPUTS
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 MADE = "<!-- Made by scripts/gen_docs.py from {source}: change that, then run the script. -->"
@@ -332,7 +333,8 @@ client library: CPU time, memory and descriptors of the front.
 def metric_row(metric: Metric) -> tuple[str, ...]:
     labels = []
     for name, values in metric.labels.items():
-        known = {tuple(events.ALL): "any [event](events.md)", tuple(SETTINGS): "any [setting](configuration.md) that is a limit"}
+        known = {tuple(events.ALL): "any [event](events.md)", tuple(SETTINGS): "any [setting](configuration.md) that is a limit",
+             OUTPUTS: "any name in [`outputs`](configuration.md#outputs)"}  # fmt: skip
         labels.append(f"`{name}`: " + known.get(values, ", ".join(f"`{it}`" for it in values)))
     source = f"`{metric.event.tag()}`" if metric.event else "every event" if metric.kind == "counter" else "the moment"
     return f"`{metric.name}`", metric.kind, cell("; ".join(labels)), cell(metric.meaning), source

@@ -23,7 +23,7 @@ import structlog
 import hermes
 from hermes import events, log
 from hermes.config import Settings
-from hermes.confine.landlock import OWN, Files, Rule
+from hermes.confine.landlock import OWN, READ, Files, Rule
 from hermes.confine.process import confine
 from hermes.container import BrokerEvent, ContainerPool, ControlSocket, Report
 from hermes.container.messages import Peer, Reload
@@ -39,6 +39,7 @@ from hermes.server.visitor import Visitor
 from hermes.session.lines import LineAssembler
 from hermes.session.proxy import ContainerLostError
 from hermes.store import Journal
+from hermes.store.cursors import standing
 from hermes.tasks import TaskOwner
 
 logger = structlog.get_logger(__name__)
@@ -82,7 +83,7 @@ def own_files(settings: Settings) -> list[Rule]:
     if settings.recording.enabled:
         directories[settings.recordings_dir] = f"recordings cannot be written (let {user} in, or set recording.output_dir)"
     own = [Rule(directory, OWN, complaint) for directory, complaint in sorted(directories.items())]
-    return [*own, Rule(Path("/proc/self"), Files.READ_FILE)]
+    return [*own, Rule(settings.outputs_dir, READ), Rule(Path("/proc/self"), Files.READ_FILE)]
 
 
 async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namespace, report: Report) -> None:
@@ -116,12 +117,14 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
                 handler=sessions.run_channel, on_channel_opened=sessions.prepare, on_session_over=sessions.over,
                 no_room=lambda: keeper.refusal,
             )  # fmt: skip
+            watched = [it.name for it in settings.outputs]
             control = ControlSocket(
                 socket.socket(fileno=fds.control), on_peer=lambda sock, said: _attach(sock, said, pool, journal),
-                on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, journal),
+                on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, journal, watched),
             )  # fmt: skip
             control.start()
-            endpoint = Endpoint(fds.metrics and socket.socket(fileno=fds.metrics), metrics, Watch(front, journal, pool).look)
+            watch = Watch(front, journal, pool, lambda: standing(settings.journal_path, settings.outputs_dir, watched))
+            endpoint = Endpoint(fds.metrics and socket.socket(fileno=fds.metrics), metrics, watch.look)
             await endpoint.start()
             sockets = [socket.socket(fileno=fd) for fd in fds.listen]
             gc.collect()
@@ -169,10 +172,11 @@ def _attach(sock: socket.socket, said: Peer, pool: ContainerPool, journal: Journ
             journal.emit(events.SensorRecovered(process=process, reason=how))
 
 
-def _reload(settings: Settings, said: Reload, front: Front, journal: Journal) -> None:
+def _reload(settings: Settings, said: Reload, front: Front, journal: Journal, watched: list[str]) -> None:
     """Take over the settings, for connections that come from now on."""
     log.configure(settings.logging, process="front")
     front.reconfigure(settings)
+    watched[:] = (it.name for it in settings.outputs)
     with contextlib.suppress(JournalError):  # it has said so itself
         journal.emit(events.SensorReloaded(changed=said.changed, ignored=said.ignored))
 

@@ -3,7 +3,7 @@
 import typer
 
 import hermes
-from hermes.cli import config, doctor, image, sessions
+from hermes.cli import config, doctor, image, outputs, sessions
 from hermes.cli.up import up
 from hermes.cli.verify import verify
 
@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 app.command()(up)
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(outputs.app, name="outputs")
 app.add_typer(image.app, name="image")
 app.add_typer(config.app, name="config")
 app.command()(doctor.doctor)

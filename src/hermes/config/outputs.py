@@ -132,7 +132,7 @@ class WebhookOutput(OutputConfig):
     timeout: Seconds = Field(default=30, gt=0, le=600)
     """Seconds a request may take."""
     batch: int = Field(default=100, ge=1, le=1000)
-    """Events in one request at most; Slack and Discord show ten in one message."""
+    """Events in one request at most; Slack and Discord show five in one message."""
     max_bytes: Bytes = Field(default=1024**2, ge=16 * 1024, le=64 * 1024**2)
     """Bytes of one request at most; a single event that is larger is sent by itself."""
 
@@ -179,6 +179,12 @@ AnyOutput: TypeAlias = Annotated[
     Field(discriminator="type"),
     Means("a mapping with type (jsonl, cowrie, webhook, syslog or postgresql), name and what that type needs"),
 ]
+
+
+def secret_variables(outputs: tuple[Output, ...]) -> set[str]:
+    """The variables of the environment that hold secrets of these outputs."""
+    values = (str(value) for it in outputs for value in it.model_dump().values())
+    return {it.removeprefix("env:") for it in values if it.startswith("env:") and is_secret(it)}
 
 
 class AlertConfig(Section):

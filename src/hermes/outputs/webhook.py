@@ -23,10 +23,12 @@ from hermes.config.outputs import WebhookOutput
 from hermes.outputs.jsonl import line
 from hermes.outputs.sink import ALERT, Record, SinkError, written
 
-SHOWN = 10
+SHOWN = 5
 """Records in one message to people."""
-SHOWN_CHARACTERS = 150
-"""Characters of one field in a message to people: ten records fit into what Discord takes, 2000 characters."""
+LINE_CHARACTERS = 390
+"""Characters that one of them takes at most: five fit into what Discord takes, 2000 characters."""
+SHOWN_CHARACTERS = 100
+"""Characters of one field."""
 ANSWER_BYTES = 2048
 """Bytes of an answer that are read."""
 _TOLD = ("source_ip", "username", "password", "command", "line", "path", "sha256", "argv", "reason", "version")
@@ -89,8 +91,10 @@ class WebhookSink:
             about = {**record.body["cause"], "source_ip": record.body["source_ip"]}
             if record.body["suppressed"]:
                 what += f" ({record.body['suppressed']} more since the last)"
-        shown = [f"{it}={_quoted(about[it])}" for it in _TOLD if about.get(it) not in (None, "", [])]
-        text = f"{written(record.time)} {record.sensor} {what} {' '.join(shown[:4])}"
+        text = f"{written(record.time)} {record.sensor} {what}"[:LINE_CHARACTERS]
+        for it in _TOLD:
+            if about.get(it) not in (None, "", []) and len(more := f" {it}={_quoted(about[it])}") + len(text) <= LINE_CHARACTERS:
+                text += more
         return text if self._config.format == "discord" else text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
     async def _post(self, body: bytes) -> None:

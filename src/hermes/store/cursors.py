@@ -1,13 +1,15 @@
 """How far each output came in the journal: one small file each, replaced whole, so that it is never half a position."""
 
+import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from hermes.errors import JournalError
-from hermes.store.follow import Position
+from hermes.store.follow import Follower, Position
 
 SUFFIX = ".cursor"
 MAX_BYTES = 16 * 2**20
@@ -35,6 +37,36 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
     def position(self) -> Position:
         """The place in the journal."""
         return Position(self.journal, self.id)
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """How an output does, for those who look from outside. `lag`: events it has yet to look at; None while that is not known."""
+
+    name: str
+    cursor: Cursor | None
+    lag: int | None
+    trouble: str = ""
+    """Why its cursor, or the journal, cannot be read."""
+
+
+def standing(journal: Path, directory: Path, names: Iterable[str]) -> list[Standing]:
+    """How these outputs do. Never fails."""
+    last, why = None, ""
+    with contextlib.closing(Follower(journal)) as follower:
+        try:
+            last = follower.last()
+        except JournalError as error:
+            why = str(error)
+    found = []
+    for name in names:
+        cursor, trouble = None, why
+        try:
+            cursor = load(directory, name)
+        except JournalError as error:
+            trouble = str(error)
+        lag = None if cursor is None or last is None else last.id - (cursor.id if cursor.journal == last.journal else 0)
+        found.append(Standing(name=name, cursor=cursor, lag=lag, trouble=trouble))
+    return found
 
 
 def load(directory: Path, name: str) -> Cursor | None:

@@ -259,6 +259,19 @@ async def test_paths_are_whole_although_their_mounts_went_with_the_box(
     assert paths <= {it.path for it in caught.of(events.FileWritten)}
 
 
+async def test_what_is_still_open_when_the_box_dies_is_kept(engine: Engine, box: Box, client: BoxClient, tmp_path: Path) -> None:
+    caught = Caught(box, tmp_path / "artifacts")
+    mapped = (
+        "import mmap; f = open('/tmp/mapped', 'w+b'); f.truncate(5); m = mmap.mmap(f.fileno(), 5); f.close(); m[:] = b'after'"
+    )
+    for line in ("exec 3>/tmp/open; echo open >&3", f'python3 -c "{mapped}; print(1, flush=True); import time; time.sleep(60)"'):
+        await (await client.start(f"{line}; echo 1; sleep 60")).read_until(b"1\n")
+    await engine.destroy(box)
+    caught.part.close()
+    contents = {it.path: caught.content(it.sha256) for it in caught.of(events.FileWritten)}
+    assert (contents["/tmp/open"], contents["/tmp/mapped"]) == (b"open\n", b"after")
+
+
 async def test_entries_are_limited_and_what_is_beyond_is_counted(client: BoxClient, catch: Catch) -> None:
     with catch(session_entries=100) as caught:
         await client.output("for i in $(seq 300); do echo $i >/tmp/$i; done")

@@ -181,7 +181,7 @@ class _Compared:
         yield events.FileChanged(
             container_id=self._container, change=change, kind=_KINDS.get(entry.kind, ""), path=f"/{entry.path}",
             mode=0 if deleted else mode, uid=0 if deleted else entry.uid, gid=0 if deleted else entry.gid,
-            size=0 if deleted else entry.size, sha256=kept and kept.sha256, target=entry.target, skipped=skipped,
+            size=0 if deleted else kept.size if kept else entry.size, sha256=kept and kept.sha256, target=entry.target, skipped=skipped,
         )  # fmt: skip
         if kept is not None and kept.sha256 not in self._stored and (kept.seen is None or kept.seen < self._since):
             self._stored.add(kept.sha256)

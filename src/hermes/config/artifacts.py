@@ -20,7 +20,7 @@ class ArtifactsConfig(Section):
     backlog: int = Field(default=65_536, ge=1024, le=1_048_576)
     """Files written and closed that may wait in the kernel to be looked at. Past it, writes of that container are not looked at
     until those waiting are done; what they left is found at the end."""
-    end_seconds: Seconds = Field(default=10, gt=0)
+    end_seconds: Seconds = Field(default=20, gt=0, le=25)
     """Seconds for what waits to be kept when a container ends; of the rest, name and size are stated."""
     max_bytes: Bytes = Field(default=10 * 1024**3, ge=1024**2)
     """Bytes of all that is kept; past it, what was not seen for longest goes first, but nothing of a session that is active."""

@@ -282,6 +282,14 @@ async def test_entries_are_limited_and_what_is_beyond_is_counted(client: BoxClie
     assert len(files) + sum(1 + it.suppressed for it in limits) >= 300
 
 
+async def test_a_storm_of_writes_does_not_hide_what_is_executed(client: BoxClient, catch: Catch) -> None:
+    with catch(session_entries=100, session_bytes=200_000) as caught:
+        await client.output("for i in $(seq 300); do echo $i $RANDOM >/tmp/$i; done; head -c 180000 /dev/urandom >/tmp/large")
+        await client.output("cp /bin/true /tmp/payload; chmod +x /tmp/payload; /tmp/payload")
+        executed = await caught.one(events.FileExecuted, "/tmp/payload")
+    assert caught.content(executed.sha256)[:4] == b"\x7fELF"
+
+
 async def test_a_flood_is_looked_away_from_for_a_while(box: Box, client: BoxClient, tmp_path: Path) -> None:
     caught = Caught(box, tmp_path / "artifacts", backlog=1024)
     await client.output("for i in $(seq 1500); do echo $i >/tmp/$i; done")

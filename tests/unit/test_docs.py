@@ -65,6 +65,7 @@ TESTED_BY = {
     "hermes.config.section": "unit/config/test_models.py",
     "hermes.config.artifacts": "unit/config/test_models.py",
     "hermes.broker.fanotify": "engine/test_files.py",
+    "hermes.broker.manifest": "unit/broker/test_trees.py",
     "hermes.testing.watching": "engine/test_files.py",
     "hermes.cli.up": "e2e/test_bad_days.py",
     "hermes.server.connection": "front/test_connections.py",

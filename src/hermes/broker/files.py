@@ -92,7 +92,7 @@ class Files:
         self._versions: OrderedDict[Key, _Version] = OrderedDict()
         self._stored: set[str] = set()
         self._current: tuple[_Seen, os.stat_result, Copying] | None = None
-        self._entries = 0
+        self._entries = [0, 0]  # stated of files written, and of files executed
         self._uncounted = 0
         self._limits: set[str] = set()
         self._flooded = False
@@ -215,7 +215,9 @@ class Files:
             version = self._versions.get((status.st_dev, status.st_ino))
             if version is not None and version.executed and (version.ctime, version.size) == (status.st_ctime_ns, status.st_size):
                 return False  # stated already; each execution is a `process.started`
-        if self._entries + len(self._seen) >= self._budgets.session_entries:
+        # What is executed has a share of its own: a storm of writes must not hide it.
+        executed = bool(event.mask & fanotify.EXECUTED)
+        if self._entries[executed] + len(self._seen) >= self._budgets.session_entries:
             if not self._uncounted:
                 self._state_limit("session_entries", self._budgets.session_entries)
             self._uncounted += 1
@@ -290,10 +292,11 @@ class Files:
                 return  # it was queued twice
             status = os.fstat(seen.fd)
             version = self._versions.get(seen.key)
-            if version is not None and (version.ctime, version.size) == (status.st_ctime_ns, status.st_size):
+            same = version is not None and (version.ctime, version.size) == (status.st_ctime_ns, status.st_size)
+            if version is not None and same and (version.content is not None or not seen.executed):
                 self._finish(seen, status, version.content or version.skipped or "")
                 return
-            self._current = (seen, status, self._store.copying(seen.fd))
+            self._current = (seen, status, self._store.copying(seen.fd, executed=seen.executed))
         seen, status, copying = self._current
         outcome = copying.step()
         if outcome is not None:
@@ -319,7 +322,7 @@ class Files:
         size = content.size if content is not None else status.st_size
         sha256 = content.sha256 if content is not None else None
         if seen.written:
-            self._entries += 1
+            self._entries[False] += 1
             self._emit(
                 events.FileWritten(
                     container_id=self._container, pid=seen.pid, path=path, size=size, mode=stat.S_IMODE(status.st_mode),
@@ -327,7 +330,7 @@ class Files:
                 ), seen.time,
             )  # fmt: skip
         if seen.executed:
-            self._entries += 1
+            self._entries[True] += 1
             self._emit(
                 events.FileExecuted(
                     container_id=self._container, pid=seen.pid, path=path, size=size, sha256=sha256, deleted=deleted,

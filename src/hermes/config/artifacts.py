@@ -12,9 +12,10 @@ class ArtifactsConfig(Section):
     file_bytes: Bytes = 64 * 1024**2
     """Bytes of the largest file that is kept; of a larger one, name and size are stated. 0 keeps none."""
     session_bytes: Bytes = 512 * 1024**2
-    """Bytes kept of one session that were not kept already; as much again of what is found at its end."""
+    """Bytes kept of one session that were not kept already, a quarter of which is set aside for what is executed; and three
+    quarters of that again of what is found at its end."""
     session_entries: int = Field(default=20_000, ge=100, le=1_000_000)
-    """Events of files written and executed that one session may cause; past it they are only counted."""
+    """Events of files written, and as many of files executed, that one session may cause; past it they are only counted."""
     session_changes: int = Field(default=10_000, ge=0, le=1_000_000)
     """Differences between container and image that are stated at the end of a session; 0: none."""
     backlog: int = Field(default=65_536, ge=1024, le=1_048_576)

@@ -134,7 +134,9 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
                 on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, geo, journal),
             )  # fmt: skip
             control.start()
-            endpoint = Endpoint(fds.metrics and socket.socket(fileno=fds.metrics), metrics, Watch(front, journal, pool, intake).look)
+            endpoint = Endpoint(
+                fds.metrics and socket.socket(fileno=fds.metrics), metrics, Watch(front, journal, pool, intake).look
+            )
             await endpoint.start()
             sockets = [socket.socket(fileno=fd) for fd in fds.listen]
             gc.collect()

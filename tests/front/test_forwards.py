@@ -313,20 +313,31 @@ async def test_what_was_said_is_stated_while_it_goes_on_and_before_the_connectio
 
 
 @pytest.mark.asyncio
-async def test_a_client_that_does_not_read_is_not_read_either(serve: Serve) -> None:
+async def test_a_client_that_reads_late_gets_all_its_answers(serve: Serve) -> None:
     async with serve() as running, running.connect() as connection:
         reader, writer = await connection.open_connection("198.51.100.7", 25, window=65536)
         reader.channel.pause_reading()
-        writer.write(b"NOOP\r\n" * 500_000)
-        (visitor,) = running.front.visitors
-        (sink,) = visitor.forwards._sinks.values()
-        async with asyncio.timeout(PATIENCE):
-            while not sink._channel._recv_paused:  # noqa: ASYNC110  nobody announces it
-                await asyncio.sleep(0.01)
-        assert sink._out.size < 4 * 1024 * 1024
-        assert sink._in.size < 1024 * 1024
+        writer.write(b"NOOP\r\n" * 20_000)
+        writer.write(b"QUIT\r\n")
+        await connection.run("x", stdin=asyncssh.DEVNULL)  # behind which the server has all of it
+        reader.channel.resume_reading()
+        said = await asyncio.wait_for(reader.read(), PATIENCE)
+        assert said.count(b"250 2.0.0 Ok") == 20_000
+        assert said.endswith(b"221 2.0.0 Bye\r\n")
+
+
+@pytest.mark.asyncio
+async def test_a_client_that_only_sends_is_cut(serve: Serve) -> None:
+    config = {"max_unread": 50_000, "max_kept": 1024**2}
+    async with serve(forwards=config) as running, running.connect() as connection:
+        reader, writer = await connection.open_connection("198.51.100.7", 25, window=65536)
+        reader.channel.pause_reading()
+        writer.write(b"NOOP\r\n" * 100_000)
+        await running.journal.wait_for(events.LimitReached)
+        assert limits(running) == ["forwards.max_unread"]
         connection.abort()
-        await running.journal.wait_for(events.ForwardClosed)
+        (closed,) = await running.journal.wait_for(events.ForwardClosed)
+        assert closed.bytes_in < 300_000
 
 
 @pytest.mark.asyncio

@@ -61,9 +61,7 @@ def make_engine(settings: Settings, target: image.Image | None, spools: Spools) 
     if pool.engine == "docker":
         from hermes.broker.engines.docker import DockerEngine
 
-        return DockerEngine(
-            pool, data_dir=settings.data_dir, image=target or pool.image, instance=instance, spools=spools
-        )
+        return DockerEngine(pool, data_dir=settings.data_dir, image=target or pool.image, instance=instance, spools=spools)
     from hermes.broker.engines.local import LocalEngine
 
     if target is None:

@@ -39,6 +39,8 @@ class ForwardsConfig(Section):
     """Seconds that one of them stays open, whatever it does."""
     max_received: Bytes = Field(default=16 * 1024**2, ge=1024)
     """Bytes that one of them takes from the client; past it, it is closed."""
+    max_unread: Bytes = Field(default=256 * 1024, ge=1024)
+    """Bytes that one of them takes from a client that does not read what it is answered; past it, it is closed."""
     max_kept: Bytes = 64 * 1024
     """Bytes kept of each direction of one of them, its first; 0 keeps none."""
     max_kept_connection: Bytes = 4 * 1024**2

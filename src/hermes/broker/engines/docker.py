@@ -80,7 +80,9 @@ class DockerEngine:
 
     name = "docker"
 
-    def __init__(self, config: ContainerPoolConfig, *, data_dir: Path, image: Image | str, instance: str, spools: Spools | None = None) -> None:
+    def __init__(
+        self, config: ContainerPoolConfig, *, data_dir: Path, image: Image | str, instance: str, spools: Spools | None = None
+    ) -> None:
         self.runtime: str = "docker's default" if config.runtime == "auto" else config.runtime
         self._config = config
         self._data_dir = data_dir

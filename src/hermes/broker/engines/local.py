@@ -94,7 +94,13 @@ class LocalEngine:
     name = "local"
 
     def __init__(
-        self, config: ContainerPoolConfig, *, data_dir: Path, image: Image, instance: str, runtime_dir: Path | None = None,
+        self,
+        config: ContainerPoolConfig,
+        *,
+        data_dir: Path,
+        image: Image,
+        instance: str,
+        runtime_dir: Path | None = None,
         spools: Spools | None = None,
     ) -> None:
         self.policy = Policy(config.security, config.limits)

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import http.client
+import imaplib
+import poplib
 import smtplib
 import socket
 import ssl
@@ -132,6 +134,37 @@ async def test_a_web_client_and_a_proxy_user_get_answers(serve: Serve) -> None:
         (hello,) = journal.of(events.ForwardTLS)
         assert (hello.forward, hello.server_name) == (3, "bank.example")
         assert [it.protocol for it in journal.of(events.ForwardClosed)] == ["", "http", "tls"]
+
+
+@pytest.mark.asyncio
+async def test_readers_of_mail_are_let_in(serve: Serve) -> None:
+    def fetch(pop: int, imap: int) -> None:
+        box = poplib.POP3("127.0.0.1", pop, timeout=PATIENCE)
+        box.user("victim@example.org")
+        box.pass_("s p a c e")
+        assert box.stat() == (0, 0)
+        assert box.list()[1] == []
+        box.quit()
+        client = imaplib.IMAP4("127.0.0.1", imap, timeout=PATIENCE)
+        assert client.login("victim", 'qu"ote\\')[0] == "OK"
+        assert client.select("INBOX") == ("OK", [b"0"])
+        assert client.search(None, "ALL") == ("OK", [b""])
+        client.logout()
+        client = imaplib.IMAP4("127.0.0.1", imap, timeout=PATIENCE)
+        client.authenticate("PLAIN", lambda challenge: b"\0other\0secret")
+        client.logout()
+
+    pop, imap = free_port(), free_port()
+    async with serve() as running:
+        async with client(running, "-L", f"{pop}:mail.example.org:110", "-L", f"{imap}:mail.example.org:143"):
+            await listening(imap)
+            await asyncio.to_thread(fetch, pop, imap)
+            await running.journal.wait_for(events.ForwardClosed, 4)
+        logins = running.journal.of(events.ForwardLogin)
+        assert [(it.protocol, it.method, it.username, it.password) for it in logins] == [
+            ("pop3", "USER", "victim@example.org", "s p a c e"), ("imap", "LOGIN", "victim", 'qu"ote\\'),
+            ("imap", "PLAIN", "other", "secret"),
+        ]  # fmt: skip
 
 
 @pytest.mark.asyncio

@@ -329,6 +329,17 @@ async def test_time_is_up(serve: Serve) -> None:
 
 
 @pytest.mark.asyncio
+async def test_time_is_up_also_for_who_never_reads(serve: Serve) -> None:
+    async with serve(forwards={"max_seconds": 0.3, "max_open": 1}) as running, running.connect() as connection:
+        reader, writer = await connection.open_connection("198.51.100.7", 25, window=65536)
+        reader.channel.pause_reading()
+        writer.write(b"NOOP\r\n" * 20_000 + b"QUIT\r\n")
+        await running.journal.wait_for(events.ForwardClosed)
+        await connection.open_connection("198.51.100.7", 25)
+        assert limits(running) == ["forwards.max_kept", "forwards.max_seconds"]
+
+
+@pytest.mark.asyncio
 async def test_what_was_said_is_stated_while_it_goes_on_and_before_the_connection_ends(serve: Serve) -> None:
     async with serve() as running:
         connection = await running.connect()

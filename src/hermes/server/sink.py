@@ -151,7 +151,9 @@ class Sink(asyncssh.SSHTCPSession[bytes]):
 
     def _expire(self) -> None:
         self._limit("forwards.max_seconds", self._config.max_seconds, "it was closed")
-        self._close()
+        if self._channel is not None:
+            self._channel.abort()  # whatever the client still has to read, or to say
+        self.finish()
 
     # ---- evidence
 

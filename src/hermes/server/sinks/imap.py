@@ -14,6 +14,8 @@ MAX_WORDS = 8
 """Words of a command that are looked at: each may take as long as the line is, where its quote is never closed."""
 
 _CAPABILITIES = b"CAPABILITY IMAP4rev1 SASL-IR LOGIN-REFERRALS ID ENABLE IDLE LITERAL+ AUTH=PLAIN AUTH=LOGIN"
+_NONSENSE = b" BAD Invalid base64 data in continued response\r\n"
+_LOGGED_IN = b" OK [" + _CAPABILITIES + b"] Logged in\r\n"
 _WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"|([^ "]+)', re.DOTALL)
 _LITERAL = re.compile(rb"\{([0-9]{1,6})(\+?)\}$")
 _SELECTED = (
@@ -79,7 +81,7 @@ class Imap:
 
     def _take_line(self, line: bytes, turn: Turn) -> None:
         if self._login is not None:
-            self._go_on_with_login(self._login, line, turn)
+            self._go_on(self._login, line, turn)
             return
         command, self._command = self._command + line, b""
         literal = _LITERAL.search(command)
@@ -102,11 +104,12 @@ class Imap:
         self._tag = words[0][:64]
         name = words[1].upper() if len(words) > 1 else b""
         if name == b"LOGIN" and len(words) == 4:
-            self._logged_in(Credentials("LOGIN", words[2][:MAX_SECRET], words[3][:MAX_SECRET]), turn)
+            turn.facts.append(Credentials("LOGIN", words[2][:MAX_SECRET], words[3][:MAX_SECRET]))
+            turn.answer += self._tag + _LOGGED_IN
         elif name == b"AUTHENTICATE" and len(words) > 2 and words[2].upper() in (b"PLAIN", b"LOGIN"):
             self._login = Sasl(words[2].upper())
             if len(words) > 3:
-                self._go_on_with_login(self._login, words[3], turn)
+                self._go_on(self._login, words[3], turn)
             else:
                 turn.answer += b"+ " + self._login.challenge + b"\r\n"
         elif name in _UNTAGGED:
@@ -115,16 +118,5 @@ class Imap:
         else:
             turn.answer += self._tag + b" BAD Error in IMAP command " + name[:64] + b": Unknown command.\r\n"
 
-    def _go_on_with_login(self, login: Sasl, line: bytes, turn: Turn) -> None:
-        self._login = None
-        if not login.answer(line):
-            turn.answer += self._tag + b" BAD Invalid base64 data in continued response\r\n"
-        elif login.credentials is not None:
-            self._logged_in(login.credentials, turn)
-        else:
-            self._login = login
-            turn.answer += b"+ " + login.challenge + b"\r\n"
-
-    def _logged_in(self, credentials: Credentials, turn: Turn) -> None:
-        turn.facts.append(credentials)
-        turn.answer += self._tag + b" OK [" + _CAPABILITIES + b"] Logged in\r\n"
+    def _go_on(self, login: Sasl, line: bytes, turn: Turn) -> None:
+        self._login = login.step(line, turn, nonsense=self._tag + _NONSENSE, accepted=self._tag + _LOGGED_IN)

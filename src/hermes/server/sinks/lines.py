@@ -2,8 +2,9 @@
 
 import base64
 import binascii
+from typing import Self
 
-from hermes.server.sinks.turns import MAX_SECRET, Credentials
+from hermes.server.sinks.turns import MAX_SECRET, Credentials, Turn
 
 
 class LineReader:
@@ -61,3 +62,15 @@ class Sasl:
         else:
             self.credentials = Credentials("LOGIN", self._username, given[:MAX_SECRET])
         return True
+
+    def step(self, line: bytes, turn: Turn, *, nonsense: bytes, accepted: bytes) -> Self | None:
+        """Take an answer, and say what a mailbox says to it; return the login if it goes on, None if it is over."""
+        if not self.answer(line):
+            turn.answer += nonsense
+        elif self.credentials is None:
+            turn.answer += b"+ " + self.challenge + b"\r\n"
+            return self
+        else:
+            turn.facts.append(self.credentials)
+            turn.answer += accepted
+        return None

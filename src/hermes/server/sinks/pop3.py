@@ -15,6 +15,8 @@ _ANSWERS = {
     b"UIDL": b"+OK\r\n.\r\n",
 }
 _UNKNOWN = b"-ERR Unknown command.\r\n"
+_NONSENSE = b"-ERR [AUTH] Invalid base64 data in continued response\r\n"
+_LOGGED_IN = b"+OK Logged in.\r\n"
 
 
 class Pop3:
@@ -41,7 +43,7 @@ class Pop3:
 
     def _obey(self, line: bytes, turn: Turn) -> None:
         if self._login is not None:
-            self._go_on_with_login(self._login, line, turn)
+            self._go_on(self._login, line, turn)
             return
         verb, _, argument = line.partition(b" ")
         command = verb.upper()
@@ -49,11 +51,12 @@ class Pop3:
             self._username = argument[:MAX_SECRET]
             turn.answer += b"+OK\r\n"
         elif command == b"PASS":
-            self._logged_in(Credentials("USER", self._username, argument[:MAX_SECRET]), turn)
+            turn.facts.append(Credentials("USER", self._username, argument[:MAX_SECRET]))
+            turn.answer += _LOGGED_IN
         elif command == b"AUTH" and (mechanism := argument.partition(b" ")[0].upper()) in (b"PLAIN", b"LOGIN"):
             self._login = Sasl(mechanism)
             if initial := argument.partition(b" ")[2].strip():
-                self._go_on_with_login(self._login, initial, turn)
+                self._go_on(self._login, initial, turn)
             else:
                 turn.answer += b"+ " + self._login.challenge + b"\r\n"
         elif command in (b"RETR", b"TOP", b"DELE"):
@@ -64,16 +67,5 @@ class Pop3:
         else:
             turn.answer += _ANSWERS.get(command, _UNKNOWN)
 
-    def _go_on_with_login(self, login: Sasl, line: bytes, turn: Turn) -> None:
-        self._login = None
-        if not login.answer(line):
-            turn.answer += b"-ERR [AUTH] Invalid base64 data in continued response\r\n"
-        elif login.credentials is not None:
-            self._logged_in(login.credentials, turn)
-        else:
-            self._login = login
-            turn.answer += b"+ " + login.challenge + b"\r\n"
-
-    def _logged_in(self, credentials: Credentials, turn: Turn) -> None:
-        turn.facts.append(credentials)
-        turn.answer += b"+OK Logged in.\r\n"
+    def _go_on(self, login: Sasl, line: bytes, turn: Turn) -> None:
+        self._login = login.step(line, turn, nonsense=_NONSENSE, accepted=_LOGGED_IN)

@@ -6,15 +6,12 @@ from hypothesis import strategies as st
 
 from hermes.server.sinks.imap import MAX_LINE, Imap
 from hermes.server.sinks.turns import Credentials
+from tests.unit.server.sinks.pieces import feed, say
 
 LINES = [
     b"a LOGIN u p", b'a LOGIN "u" "p"', b"a LOGIN {1}", b"a LOGIN {1+}", b"u {1}", b"p", b"a AUTHENTICATE PLAIN", b"AHUAcA==",
     b"a SELECT x", b"a LOGOUT", b'"', b"{0}", b"{99999}", b"\\", b"\xff", b"",
 ]  # fmt: skip
-
-
-def say(server: Imap, *lines: bytes) -> list[bytes]:
-    return bytes(server.feed(b"".join(it + b"\r\n" for it in lines)).answer).splitlines()
 
 
 def test_a_dialogue() -> None:
@@ -52,13 +49,4 @@ def test_what_is_too_long_is_refused() -> None:
 @given(st.lists(st.sampled_from(LINES) | st.binary(max_size=30)))
 def test_hostile_bytes_in_crumbs_change_nothing(lines: list[bytes]) -> None:
     text = b"\r\n".join(lines)
-    whole, crumbs = Imap(), Imap()
-    expected = whole.feed(text)
-    answer, facts = b"", []
-    for at in range(len(text)):
-        turn = crumbs.feed(text[at : at + 1])
-        answer += turn.answer
-        facts += turn.facts
-        if turn.over:
-            break
-    assert (answer, facts) == (bytes(expected.answer), expected.facts)
+    assert feed(Imap(), text, [1]) == Imap().feed(text)

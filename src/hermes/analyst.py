@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from hermes import background
+from hermes.analysis.insight import Insight
 from hermes.analysis.work import run
 from hermes.config import Settings
 from hermes.confine.landlock import OWN, READ, Files, Rule
@@ -10,7 +11,15 @@ from hermes.confine.landlock import OWN, READ, Files, Rule
 
 def main() -> None:
     """Run the analyst until the launcher ends it or is gone."""
-    background.run("analyst", rules=own_files, work=run)
+    insight = Insight(artifact)
+    background.run(
+        "analyst", rules=own_files, before=insight.prepare, work=lambda settings, report: run(settings, report, insight)
+    )  # fmt: skip
+
+
+def artifact(directory: Path, sha256: str) -> Path:
+    """Where a content is kept."""
+    return directory / sha256[:2] / sha256[2:4] / sha256
 
 
 def own_files(settings: Settings) -> list[Rule]:

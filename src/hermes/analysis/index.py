@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import structlog
 
-from hermes.analysis.stage import Gone, Stage
+from hermes.analysis.stage import Gone, Note, Stage
 from hermes.analysis.visits import micros
 from hermes.errors import AnalysisError
 from hermes.store import StoredEvent, database, pruning
@@ -145,6 +145,11 @@ class Index:
         self._suspect = None
         self.careful = max(0, self.careful - len(events))
         self._positions = {name: max(came, position.id) for name, came in self._positions.items()}
+
+    def write(self, note: Note) -> None:
+        """Write what a stage did besides taking events."""
+        with self._translated(), database.transaction(self.db):
+            note(self.db)
 
     def forget(self, gone: Gone) -> None:
         """Remove what was derived from these."""

@@ -1,8 +1,8 @@
 """What a stage of the analysis is: one kind of rows in the index, derived from the journal's events."""
 
 import sqlite3
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from hermes.store import StoredEvent
 
@@ -39,3 +39,18 @@ class Stage(Protocol):
 
     def forget(self, db: sqlite3.Connection, gone: Gone) -> None:
         """Remove the rows that were derived from these."""
+
+
+Note = Callable[[sqlite3.Connection], None]
+"""Writes rows, within a transaction of the caller's."""
+
+
+@runtime_checkable
+class Working(Protocol):
+    """What a stage is, too, that has work which takes long: it only notes what waits when it takes events, and does it here."""
+
+    def work(self, db: sqlite3.Connection) -> Note | None:
+        """Do one piece of what waits, outside of any transaction; return what is to be written of it, None where nothing waits.
+
+        Takes at most half a minute. Raises a HermesError when it cannot go on at all: then the analyst is started afresh.
+        """

@@ -9,7 +9,8 @@ import structlog
 from hermes.analysis.commands import Commands
 from hermes.analysis.documents import Documents
 from hermes.analysis.index import Index, IndexDamaged
-from hermes.analysis.stage import Stage
+from hermes.analysis.insight import Insight
+from hermes.analysis.stage import Stage, Working
 from hermes.analysis.stats import Stats
 from hermes.analysis.sweep import Sweep
 from hermes.analysis.visits import Visits, micros
@@ -29,9 +30,10 @@ RETRY_SECONDS = 2.0
 """After which what failed is tried again."""
 
 
-def stages(settings: Settings) -> list[Stage]:
+def stages(settings: Settings, insight: Insight) -> list[Stage]:
     """All stages, in the order in which they take a batch: one may read what those before it wrote."""
-    return [Visits(), Documents(settings.recordings_dir, settings.analysis.output_bytes), Commands(), Stats()]
+    documents = Documents(settings.recordings_dir, settings.analysis.output_bytes)
+    return [Visits(), documents, Commands(), Stats(), *insight.stages()]
 
 
 class Analyst:
@@ -39,6 +41,7 @@ class Analyst:
 
     def __init__(self, settings: Settings, stages: Sequence[Stage]) -> None:
         self.index = Index(settings.index_path, stages)
+        self._workers = [it for it in stages if isinstance(it, Working)]
         self._settings = settings
         self._follower = Follower(settings.journal_path)
         self._sweep = Sweep(self.index, settings.journal_path, settings.analysis.max_bytes)
@@ -58,7 +61,8 @@ class Analyst:
         self.index.close()
 
     def step(self) -> float:
-        """Do one piece of work, of a second or so; return the seconds to wait before the next. Raises nothing on purpose."""
+        """Do one piece of work, of a second or so (half a minute where a file is hard to look at); return the seconds to wait
+        before the next. Raises a HermesError only when it has to be started afresh."""
         try:
             pause = self._step()
         except IndexDamaged as error:
@@ -92,6 +96,10 @@ class Analyst:
             if any(it.event == "evidence.removed" and it.body.get("what") == "journal" for it in events):
                 self._sweep.ask()
         more = self._sweep.step()
+        for worker in self._workers:
+            if (note := worker.work(self.index.db)) is not None:
+                self.index.write(note)
+                more = True
         return 0.0 if events or more else POLL_SECONDS
 
     def _contradiction(self) -> str:
@@ -105,12 +113,12 @@ class Analyst:
         return ""
 
 
-async def run(settings: Settings, report: Report) -> None:
+async def run(settings: Settings, report: Report, insight: Insight) -> None:
     """Keep the index up to date until cancelled."""
     if not settings.analysis.enabled:
         report("ready")
         await asyncio.Event().wait()
-    analyst = Analyst(settings, stages(settings))
+    analyst = Analyst(settings, stages(settings, insight))
     with concurrent.futures.ThreadPoolExecutor(1, "analyst") as thread:  # at the end it waits for the step that is being done
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(thread, analyst.open)

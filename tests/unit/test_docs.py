@@ -12,11 +12,11 @@ from types import ModuleType
 import pytest
 
 from hermes.config import Settings, load
-from hermes.config.fields import BY_ENV, SECTIONS, SETTINGS
+from hermes.config.fields import BY_ENV, SECTIONS, SETTINGS, own_settings
 from hermes.config.sources import FOREIGN
 from hermes.events import ALL
 from hermes.metrics import CATALOGUE, Metric
-from tests.unit.readings import readings, settings_read
+from tests.unit.readings import LISTED, readings, settings_read
 from tests.unit.source import ROOT, SRC, modules, tree
 
 LONGEST_MODULE = 420
@@ -31,8 +31,8 @@ WITHOUT_TESTS = {
     "hermes.container.messages": "only declares the messages; every test of the client and of the spawner sends them",
     "hermes.broker.engines.base": "only declares what an engine is; tests/engine/test_conformance.py holds every engine to it",
     "hermes.server.backend": "only declares plain data",
-    "hermes.analysis.stage": "only declares what a stage is",
     "hermes.server.sinks.turns": "only declares plain data, and a talk that says nothing",
+    "hermes.analysis.stage": "only declares what a stage is",
 }
 """Modules that have no test file of their own, and why they need none."""
 
@@ -219,6 +219,19 @@ def test_every_metric_and_each_of_its_labels_is_documented(metric: Metric) -> No
 
 def test_every_setting_is_read_somewhere() -> None:
     assert set(SETTINGS) - settings_read() == set()
+
+
+def test_every_setting_of_an_item_of_a_list_is_read_somewhere() -> None:
+    """A setting that several kinds of items have in common need be read of their common section only."""
+    read = settings_read()
+    unread = {
+        f"{owner}.{it.key}"
+        for owner, section in LISTED.items()
+        for it in own_settings(section)
+        if not any(f"{base.__name__}.{it.key}" in read for base in section.__mro__) and it.key != "type"
+    }
+    assert LISTED
+    assert unread == set()
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,7 @@ def test_a_new_journal_has_an_index_of_its_own(tmp_path: Path) -> None:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "INTERVAL", 0.0)
+    monkeypatch.setattr(sweep, "SHARE", 0)
     monkeypatch.setattr(sweep, "STEP", 3)
 
 

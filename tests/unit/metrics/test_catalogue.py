@@ -18,7 +18,7 @@ parse_openmetrics: Any = _parse_openmetrics
 
 WELL = State(
     listening=True, connections=7, unauthenticated=4, sessions=3, channels=5, journal_healthy=True, journal_waiting=2,
-    containers={"warm": 3, "creating": 1, "active": 2, "stopped": 9},
+    containers={"warm": 3, "creating": 1, "active": 2, "stopped": 9}, index_lag=12,
 )  # fmt: skip
 
 

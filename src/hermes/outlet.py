@@ -20,7 +20,7 @@ CERTIFICATES = ("/etc/ssl", "/usr/share/ca-certificates", "/usr/local/share/ca-c
 def main() -> None:
     """Run the outputs until the launcher ends them or is gone."""
     outputs = Outputs()
-    background.run("outputs", rules=own_files, work=outputs.run, before=lambda settings, _: outputs.prepare(settings), connects=True)
+    background.run("outputs", rules=own_files, work=outputs.run, before=outputs.prepare, connects=True)
 
 
 def own_files(settings: Settings) -> list[Rule]:

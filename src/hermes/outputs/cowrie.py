@@ -14,18 +14,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from hermes.outputs import past
 from hermes.outputs.sink import TEST, Record, written
 from hermes.store import StoredEvent
 
-CONNECTIONS = 2000
+CONNECTIONS = 500
 """Connections of which it is remembered what went before."""
 STATEMENTS = 5000
 """Earlier events of one connection that are taken into account at most."""
 HASHED_BYTES = 64 * 2**20
 """A recording up to this size is hashed for `log.closed`."""
+WORD = 256
+"""Characters of a command's first word that are looked at."""
 ARCH = "linux-x64-lsb"
 """What Cowrie's default is called."""
 
@@ -43,6 +45,15 @@ Fields = dict[str, Any]
 Lines = Iterator[tuple[str, str, Fields]]
 
 
+class _Channel(NamedTuple):
+    """How a channel was started: no more than is needed, for an attacker may start a thousand with long commands."""
+
+    kind: str = ""
+    program: str = ""
+    """The first word of its command, without its directory."""
+    recording: str = ""
+
+
 @dataclass(slots=True)
 class _Connection:
     """What is known of one connection so far."""
@@ -52,8 +63,7 @@ class _Connection:
     upto: int = 0
     """Id of the last event that was taken into account."""
     closed: bool = False
-    channels: dict[int, Mapping[str, Any]] = field(default_factory=dict)
-    """How each channel was started."""
+    channels: dict[int, _Channel] = field(default_factory=dict)
     forwards: dict[int, tuple[str, int]] = field(default_factory=dict)
     """Where each accepted forward leads."""
     kept: set[str] = field(default_factory=set)
@@ -74,7 +84,8 @@ class _Connection:
             case "artifact.stored":
                 self.kept.add(body["sha256"])
             case "channel.started":
-                self.channels[body["channel"]] = body
+                first = next(iter((body.get("command") or "").split(maxsplit=1)), "")[:WORD]
+                self.channels[body["channel"]] = _Channel(body["kind"], PurePosixPath(first).name, body.get("recording") or "")
             case "forward.requested" if body.get("forward") is not None:
                 self.forwards[body["forward"]] = (body["host"], body["port"])
 
@@ -196,7 +207,7 @@ class Cowrie:
         yield "command.input", f"CMD: {body['line']}", {"input": body["line"]}
 
     def _channel_closed(self, connection: _Connection, body: Fields) -> Lines:
-        recording = connection.channels.get(body["channel"], {}).get("recording")
+        recording = connection.channels.get(body["channel"], _Channel()).recording
         if recording:
             log = self._recordings / recording
             size, digest = _measure(log)
@@ -219,13 +230,12 @@ class Cowrie:
 
     def _brought(self, connection: _Connection, body: Fields, *, duplicate: bool) -> Lines:
         digest, path, name = body["sha256"], body["path"], PurePosixPath(body["path"]).name
-        how = connection.channels.get(body.get("channel", -1), {})
-        words = (how.get("command") or "").split()
-        place = str(self._artifact(digest) if path or not how.get("recording") else self._recordings / how["recording"])
+        how = connection.channels.get(body.get("channel", -1), _Channel())
+        place = str(self._artifact(digest) if path or not how.recording else self._recordings / how.recording)
         kept = {"outfile": place, "shasum": digest}
-        if path and how.get("kind") == "subsystem":
+        if path and how.kind == "subsystem":
             yield "session.file_upload", f'SFTP Uploaded file "{name}" to {place}', {"filename": name, **kept}
-        elif path and words and PurePosixPath(words[0]).name == "scp":
+        elif path and how.program == "scp":
             about = {"filename": name, **kept, "duplicate": duplicate, "url": path, "destfile": path}
             yield "session.file_upload", f'SCP Uploaded file "{name}" to {place}', about
         else:

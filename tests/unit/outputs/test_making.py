@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from hermes.config import Settings
 from hermes.errors import ConfigError
+from hermes.outputs import unmatched
 from hermes.outputs.making import Unusable, make_all, read_secret, trust
 from hermes.outputs.sink import SinkError
 from tests.unit.outputs.world import record
@@ -73,3 +74,13 @@ async def test_an_output_that_lacks_something_fails_by_itself_and_costs_no_other
         await lacking.send([record(1)])
     for it in sinks:
         await it.close()
+
+
+def test_patterns_that_match_no_event_are_found() -> None:
+    settings = Settings.model_validate(
+        {
+            "outputs": [{"type": "jsonl", "name": "a", "path": "stdout", "events": ["session.*", "sesion.*", "*"]}],
+            "alerts": {"rules": [{"name": "r", "output": "a", "events": ["auth.attempted", "auth.attempt"]}]},
+        }
+    )
+    assert unmatched(settings) == [("a", "sesion.*"), ("r", "auth.attempted")]

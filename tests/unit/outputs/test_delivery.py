@@ -216,6 +216,20 @@ async def test_what_was_removed_before_it_came_is_said_and_counted(world: World)
 
 
 @pytest.mark.asyncio
+async def test_what_was_removed_before_an_output_began_it_did_not_miss(world: World) -> None:
+    world.count(0, 10)
+    with sqlite3.connect(world.journal) as db:
+        db.execute("DELETE FROM events WHERE id BETWEEN 3 AND 6")
+    db.close()
+    sink = Memory()
+    with capture_logs() as logs:
+        await world.until(FROM_THE_BEGINNING, sink, lambda: (cursors.load(world.cursors, "siem") or Cursor()).id == 10)
+    assert sink.versions == [0, 1, 6, 7, 8, 9]
+    assert (cursors.load(world.cursors, "siem") or Cursor()).missed == 0
+    assert logs == []
+
+
+@pytest.mark.asyncio
 async def test_another_journal_is_followed_from_its_first_event_and_that_is_said(world: World) -> None:
     world.count(0, 5)
     sink = Memory()

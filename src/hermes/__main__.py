@@ -47,7 +47,7 @@ async def container_session_handler(
                 recorder.start()
             proxy = ContainerProxy(
                 container, process, pty_request, recorder,
-                user=session_info.username, command=command, env=env, on_input=on_input,
+                user=session_info.username, command=command, env=env, channel=channel, on_input=on_input,
             )  # fmt: skip
             if recorder is not None:
                 story.callback(_close, recorder, proxy)

@@ -29,13 +29,17 @@ from hermes.container import BrokerEvent, ContainerPool, ControlSocket, Report
 from hermes.container.messages import Peer, Reload
 from hermes.errors import AllocationError, EngineError, HermesError, JournalError, MachineError, RecordingError, SpawnError
 from hermes.evidence import Keeper
+from hermes.evidence.intake import Intake
 from hermes.evidence.recovery import unstated
+from hermes.evidence.sealer import Sealer
+from hermes.geo.databases import Databases
 from hermes.metrics import Endpoint, Metrics, Watch
 from hermes.recording import Quota, SessionRecorder
 from hermes.server.hostkeys import load_or_make
 from hermes.server.process import ChannelProcess
 from hermes.server.ssh import Front
 from hermes.server.visitor import Visitor
+from hermes.session.inputs import Input, is_input
 from hermes.session.lines import LineAssembler
 from hermes.session.proxy import ContainerLostError
 from hermes.store import Journal
@@ -44,6 +48,9 @@ from hermes.tasks import TaskOwner
 logger = structlog.get_logger(__name__)
 
 SessionHandler = Callable[..., Awaitable[None]]
+
+DRAIN_SECONDS = 5.0
+"""How long a front that ends waits for the last facts of its containers; the next front takes what comes later."""
 
 
 def main(handler: SessionHandler) -> None:
@@ -82,7 +89,9 @@ def own_files(settings: Settings) -> list[Rule]:
     if settings.recording.enabled:
         directories[settings.recordings_dir] = f"recordings cannot be written (let {user} in, or set recording.output_dir)"
     own = [Rule(directory, OWN, complaint) for directory, complaint in sorted(directories.items())]
-    return [*own, Rule(Path("/proc/self"), Files.READ_FILE)]
+    geo = [settings.geo_dir, *filter(None, (settings.geo.country, settings.geo.asn))]
+    read = [Rule(path, Files.READ_FILE | Files.READ_DIR, optional=True) for path in geo]
+    return [*own, *read, Rule(Path("/proc/self"), Files.READ_FILE)]
 
 
 async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namespace, report: Report) -> None:
@@ -94,9 +103,10 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
     if settings.recording.enabled:
         _check_writable(settings.recordings_dir, settings.sensor.user)
     metrics, lines = Metrics(), _lines(settings)
+    observers: list[Callable[[events.Event], None]] = [metrics.count]
     journal = Journal(
         settings.journal_path, sensor=settings.sensor.name, lines=lines,
-        rotate_lines=settings.evidence.max_lines_bytes // 4, on_event=metrics.count,
+        rotate_lines=settings.evidence.max_lines_bytes // 4, on_event=lambda event: _tell(observers, event),
     )  # fmt: skip
     journal.open()
     try:
@@ -104,24 +114,36 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             journal.emit(fact)
         async with TaskOwner("front-process") as tasks:
             patience = settings.container_pool.allocation_timeout
-            pool = ContainerPool(on_event=lambda event: _state(journal, event), patience=patience)
+            intake = Intake(journal)
+            observers.append(intake.saw)
+            pool = ContainerPool(on_event=lambda event: _state(journal, event), spools=intake, patience=patience)
+            intake.on_taken = pool.taken
             await pool.start()
             sessions = Sessions(settings, journal, pool, handler, tasks)
+            sealer = Sealer(settings, journal, unsettled=lambda: intake.unsettled)
+            intake.on_settled = sealer.settled
+            await journal.wait_written()
+            await sealer.start()
             keeper = Keeper(
-                settings, journal, active=lambda: sessions.recorded, lines=lines if isinstance(lines, Path) else None
+                settings, journal, active=lambda: sessions.recorded | sealer.pending,
+                lines=lines if isinstance(lines, Path) else None,
             )  # fmt: skip
             await keeper.start()
+            geo = Databases(settings)
+            geo.open()
             front = Front(
                 settings, journal, load_or_make(settings.keys_dir),
                 handler=sessions.run_channel, on_channel_opened=sessions.prepare, on_session_over=sessions.over,
-                no_room=lambda: keeper.refusal,
+                no_room=lambda: keeper.refusal, origin=geo.origin,
             )  # fmt: skip
             control = ControlSocket(
                 socket.socket(fileno=fds.control), on_peer=lambda sock, said: _attach(sock, said, pool, journal),
-                on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, journal),
+                on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, geo, journal),
             )  # fmt: skip
             control.start()
-            endpoint = Endpoint(fds.metrics and socket.socket(fileno=fds.metrics), metrics, Watch(front, journal, pool).look)
+            endpoint = Endpoint(
+                fds.metrics and socket.socket(fileno=fds.metrics), metrics, Watch(front, journal, pool, intake).look
+            )
             await endpoint.start()
             sockets = [socket.socket(fileno=fd) for fd in fds.listen]
             gc.collect()
@@ -142,6 +164,7 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             report("listening")
             tasks.spawn(report.stay_alive(), name="alive")
             tasks.spawn(keeper.run(), name="keeper")
+            tasks.spawn(sealer.run(), name="sealer")
             over = [
                 tasks.spawn(stop.wait(), name="stop"),
                 tasks.spawn(drain.wait(), name="drain"),
@@ -154,11 +177,19 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             await front.close()
             await sessions.close()
             await endpoint.close()
+            await intake.drain(DRAIN_SECONDS)
+            await intake.close()
             await pool.close()
+            await sealer.close()
             with contextlib.suppress(JournalError):  # it has said so itself
                 journal.emit(events.SensorStopped(reason="the launcher is gone" if control.closed.is_set() else "asked to"))
     finally:
         journal.close()
+
+
+def _tell(observers: list[Callable[[events.Event], None]], event: events.Event) -> None:
+    for observer in observers:
+        observer(event)
 
 
 def _attach(sock: socket.socket, said: Peer, pool: ContainerPool, journal: Journal) -> None:
@@ -169,10 +200,11 @@ def _attach(sock: socket.socket, said: Peer, pool: ContainerPool, journal: Journ
             journal.emit(events.SensorRecovered(process=process, reason=how))
 
 
-def _reload(settings: Settings, said: Reload, front: Front, journal: Journal) -> None:
-    """Take over the settings, for connections that come from now on."""
+def _reload(settings: Settings, said: Reload, front: Front, geo: Databases, journal: Journal) -> None:
+    """Take over the settings, for connections that come from now on, and databases that are new."""
     log.configure(settings.logging, process="front")
     front.reconfigure(settings)
+    geo.open()
     with contextlib.suppress(JournalError):  # it has said so itself
         journal.emit(events.SensorReloaded(changed=said.changed, ignored=said.ignored))
 
@@ -229,6 +261,7 @@ class Sessions:
         self._tasks = tasks
         self._holds: dict[str, asyncio.Task[AllocationError | None]] = {}
         self._evidence: dict[str, _Evidence] = {}
+        self._containers: dict[str, str] = {}  # by session, from when it has one until nothing more is added to its evidence
 
     async def run_channel(self, visitor: Visitor, process: ChannelProcess) -> None:
         """Run one channel; what goes wrong ends the channel or, where evidence or container are lost, the session."""
@@ -236,13 +269,18 @@ class Sessions:
         if session is None or visitor.closed:
             return
         lines = LineAssembler(terminal=process.pty is not None) if process.kind == "shell" else None
+        is_content = is_input(process.kind, process.label, process.pty is not None)
+        content = Input(self._settings.artifacts.file_bytes) if is_content else None
 
         def on_input(data: bytes) -> None:
-            assert lines is not None
-            for line in lines.feed(data):
+            if content is not None:
+                content.feed(data)
+            for line in lines.feed(data) if lines is not None else ():
                 visitor.line_typed(process.number, line.text, truncated=line.truncated)
 
         def on_started(recorder: SessionRecorder | None) -> None:
+            if content is not None:
+                content.is_recorded = recorder is not None
             visitor.channel_running(process, recording=recorder.relative_path if recorder is not None else None)
 
         if (evidence := self._evidence.get(session.session_id)) is None:
@@ -255,7 +293,7 @@ class Sessions:
                 session, process.pty, process, self._pool, self._settings.recording,
                 kind=process.kind, command=process.command, env=process.env, channel=process.number,
                 recordings_dir=self._settings.recordings_dir, session_quota=evidence.quota, on_started=on_started,
-                on_input=on_input if lines is not None else None,
+                on_input=on_input if lines is not None or content is not None else None,
             )  # fmt: skip
         except (AllocationError, SpawnError, EngineError) as error:
             visitor.channel_failed(process.number, str(error))
@@ -267,6 +305,8 @@ class Sessions:
             if lines is not None:
                 for line in lines.finish():
                     visitor.line_typed(process.number, line.text, truncated=line.truncated)
+            for kind, fields in content.facts(process.number, self._containers.get(session.session_id, "")) if content else ():
+                visitor.say(kind, **fields)
             evidence.open -= 1
             self._forget(visitor)
 
@@ -279,8 +319,9 @@ class Sessions:
         """Forget the session's evidence once nothing can be added to it."""
         if visitor.session is not None and visitor.closed:
             evidence = self._evidence.get(visitor.session.session_id)
-            if evidence is not None and not evidence.open:
-                del self._evidence[visitor.session.session_id]
+            if evidence is None or not evidence.open:
+                self._evidence.pop(visitor.session.session_id, None)
+                self._containers.pop(visitor.session.session_id, None)
 
     def prepare(self, visitor: Visitor) -> None:
         """Take the session's container, unless that is done or under way: its first channel has been opened."""
@@ -295,6 +336,7 @@ class Sessions:
         except AllocationError as error:
             self._holds.pop(session_id, None)  # the next channel may try again
             return error
+        self._containers[session_id] = container.id
         visitor.container_given(container.id, container.engine, container.image, time.monotonic() - started)
         return None
 

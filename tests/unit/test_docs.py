@@ -31,6 +31,7 @@ WITHOUT_TESTS = {
     "hermes.container.messages": "only declares the messages; every test of the client and of the spawner sends them",
     "hermes.broker.engines.base": "only declares what an engine is; tests/engine/test_conformance.py holds every engine to it",
     "hermes.server.backend": "only declares plain data",
+    "hermes.server.sinks.turns": "only declares plain data, and a talk that says nothing",
 }
 """Modules that have no test file of their own, and why they need none."""
 
@@ -46,7 +47,11 @@ TESTED_BY = {
     "hermes.broker.engines.docker_stream": "engine/test_docker_exec.py",
     "hermes.broker.__main__": "e2e/test_main_job.py",
     "hermes.cli": "unit/test_main.py",
+    "hermes.config.keeping": "unit/config/test_models.py",
     "hermes.config.section": "unit/config/test_models.py",
+    "hermes.config.artifacts": "unit/config/test_models.py",
+    "hermes.broker.fanotify": "engine/test_files.py",
+    "hermes.testing.watching": "engine/test_files.py",
     "hermes.cli.up": "e2e/test_bad_days.py",
     "hermes.server.connection": "front/test_connections.py",
     "hermes.server.bounds": "front/test_hostile_clients.py",
@@ -54,7 +59,10 @@ TESTED_BY = {
     "hermes.server.process": "front/test_connections.py",
     "hermes.server.ssh": "front/test_connections.py",
     "hermes.server.visitor": "front/test_connections.py",
-    "hermes.server.forwards": "front/test_connections.py",
+    "hermes.server.forwards": "front/test_forwards.py",
+    "hermes.server.sink": "front/test_forwards.py",
+    "hermes.config.forwards": "unit/config/test_models.py",
+    "hermes.config.geo": "unit/config/test_models.py",
     "hermes.server.login": "front/test_authentication.py",
     "hermes.broker.entry": "engine/test_local.py",
     "hermes.broker.verify": "hostile/test_verify.py",

@@ -1,7 +1,7 @@
 """What the analyst needs of rules and of the scanner: got ready while it may still read an operator's files and fork."""
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import BinaryIO
 
 from hermes.analysis import rules_match, yara
 from hermes.analysis.campaigns import Campaigns
@@ -17,9 +17,9 @@ from hermes.config.analysis import AnalysisConfig
 class Insight:
     """Made by the analyst's process; `prepare` before it gives up its power, `stages` after."""
 
-    def __init__(self, locate: Callable[[Path, str], Path]) -> None:
-        """`locate`: where a content is kept below the directory of artifacts, by its SHA-256."""
-        self._locate = locate
+    def __init__(self, content: Callable[[Settings, str, Sequence[tuple[str, int]]], BinaryIO]) -> None:
+        """`content` opens a content by its SHA-256, given the channels whose input it was (sessions' ids and their numbers)."""
+        self._content = content
         self._stages: list[Stage] = []
 
     def prepare(self, settings: Settings, look_filter: bytes) -> None:
@@ -37,7 +37,7 @@ class Insight:
         techniques, campaigns = Techniques(rules), Campaigns()
         scans = Scans(
             scanner,
-            lambda sha256: self._locate(settings.artifacts_dir, sha256),
+            lambda sha256, inputs: self._content(settings, sha256, inputs),
             rules=signatures.fingerprint,
             on_scanned=(techniques.scanned, campaigns.scanned),
         )

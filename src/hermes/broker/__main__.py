@@ -14,12 +14,15 @@ import structlog
 
 from hermes import log
 from hermes.broker import image, linux
+from hermes.broker.artifact_keeper import ArtifactKeeper, budgets
+from hermes.broker.difference import Differences
 from hermes.broker.engines.base import Engine
 from hermes.broker.forensics import Forensics
 from hermes.broker.launcher import instance_of, runtime_dir
 from hermes.broker.pool import Pool
 from hermes.broker.recovery import recover
 from hermes.broker.server import Fronts
+from hermes.broker.spools import Spools
 from hermes.broker.verify.gate import before_listening
 from hermes.config import Settings
 from hermes.container import BrokerEvent, ControlSocket, Report
@@ -45,27 +48,30 @@ def main() -> None:
     report = Report(fds.status)
     try:
         with target_image(settings) as target:
-            asyncio.run(_run(settings, make_engine(settings, target), fds.control, report))
+            spools = Spools(settings.data_dir / "watched")
+            asyncio.run(_run(settings, make_engine(settings, target, spools), spools, fds.control, report))
     except HermesError as error:
         report(f"failed {error}")
         raise SystemExit(1) from None
 
 
-def make_engine(settings: Settings, target: image.Image | None) -> Engine:
-    """Return the engine that the settings name, not started. `target` None: an image that only Docker knows."""
+def make_engine(settings: Settings, target: image.Image | None, spools: Spools) -> Engine:
+    """Return the engine that the settings name, not started. `target` None: an image that only Docker knows. `spools`: where what
+    is seen in its boxes goes."""
     pool = settings.container_pool
     instance = instance_of(settings.data_dir)
     if pool.engine == "docker":
         from hermes.broker.engines.docker import DockerEngine
 
-        return DockerEngine(pool, data_dir=settings.data_dir, image=target or pool.image, instance=instance)
+        return DockerEngine(pool, data_dir=settings.data_dir, image=target or pool.image, instance=instance, spools=spools)
     from hermes.broker.engines.local import LocalEngine
 
     if target is None:
         raise ImageError(f"image {pool.image!r} is unknown: the local engine runs images of `hermes image list`")
     return LocalEngine(
-        pool, data_dir=settings.data_dir, image=target, instance=instance, runtime_dir=runtime_dir(settings.data_dir)
-    )
+        pool, data_dir=settings.data_dir, image=target, instance=instance, runtime_dir=runtime_dir(settings.data_dir),
+        spools=spools,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -82,14 +88,15 @@ def target_image(settings: Settings) -> Iterator[image.Image | None]:
         yield image.set_hostname(target, pool.hostname)
 
 
-async def _run(settings: Settings, engine: Engine, control_fd: int, report: Report) -> None:
+async def _run(settings: Settings, engine: Engine, spools: Spools, control_fd: int, report: Report) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     log.handle_loop_exceptions(loop)
     config = settings.container_pool
-    fronts = Fronts(user=pwd.getpwnam(settings.sensor.user).pw_uid, on_alone=lambda: report("alone"))
+    account = pwd.getpwnam(settings.sensor.user)
+    fronts = Fronts(user=account.pw_uid, spools=spools, on_alone=lambda: report("alone"))
     start = _Start(config.size, report)
 
     def emit(fact: BrokerEvent) -> None:
@@ -97,7 +104,13 @@ async def _run(settings: Settings, engine: Engine, control_fd: int, report: Repo
         fronts.emit(fact)
 
     report(f"progress starting the {config.engine} engine")
-    forensics = Forensics(settings.data_dir / "stopped", config.forensics, emit=emit)
+    kept = budgets(settings.artifacts, settings.artifacts_dir, account.pw_gid)
+    differences = Differences(kept, settings.artifacts.session_changes, emit=emit, room=lambda: fronts.has_room)
+    forensics = Forensics(settings.data_dir / "stopped", config.forensics, emit=emit, differences=differences)
+    keeper = ArtifactKeeper(
+        settings.artifacts_dir, settings.artifacts, emit=emit, room=lambda: fronts.has_room,
+        active_since=lambda: forensics.held_since,
+    )  # fmt: skip
     try:
         left = await forensics.start()
     except OSError as error:
@@ -106,6 +119,10 @@ async def _run(settings: Settings, engine: Engine, control_fd: int, report: Repo
         await forensics.close()
         await engine.close()
         return
+    try:
+        await asyncio.to_thread(spools.start, spare=[facts.container_id for facts in left])
+    except OSError as error:
+        raise MachineError(f"cannot use {spools.directory}: {error.strerror}") from error
     try:
         pool = Pool(engine, config, emit=emit, forensics=forensics)
         control = ControlSocket(
@@ -129,7 +146,8 @@ async def _run(settings: Settings, engine: Engine, control_fd: int, report: Repo
                 gc.freeze()
                 report("ready")
                 tasks.spawn(report.stay_alive(), name="alive")
-                tasks.spawn(recover(engine, forensics, left, emit=emit), name="recover")
+                tasks.spawn(recover(engine, forensics, spools, left, emit=emit), name="recover")
+                tasks.spawn(keeper.run(), name="artifacts")
                 await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
         finally:
             control.close()
@@ -138,6 +156,7 @@ async def _run(settings: Settings, engine: Engine, control_fd: int, report: Repo
             await forensics.close()
     finally:
         await engine.close()
+        spools.close()
 
 
 async def _started(engine: Engine, stop: asyncio.Event, *, spare: list[str]) -> bool:

@@ -11,19 +11,23 @@ import structlog
 
 from hermes.broker.plan import PooledBox
 from hermes.broker.pool import Pool
+from hermes.broker.spools import Spool, Spools
 from hermes.container.messages import (
     Allocate,
     Allocated,
     BrokerEvent,
     BrokerReply,
     BrokerRequest,
+    Dropped,
     Refused,
     Release,
+    Spooled,
     Status,
+    Taken,
     decode_broker_request,
     encode,
 )
-from hermes.container.packets import PacketSocket, ProtocolError, refuse_descriptors
+from hermes.container.packets import PacketSocket, ProtocolError, close_fds, refuse_descriptors
 from hermes.errors import AllocationError
 from hermes.tasks import TaskOwner
 
@@ -45,6 +49,7 @@ class BrokerServer:
 
     A front holds what it allocated, can release only that, and loses all of it when it goes. Each `Allocate` is answered
     once; the answers for one session come in the order of its requests. `front`, if given, is the user it must run as.
+    `spools` are those of the boxes; what no front before has taken is offered to this one.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class BrokerServer:
         sock: socket.socket,
         *,
         front: int | None = None,
+        spools: Spools | None = None,
         max_asking: int = MAX_ASKING,
         on_gone: Callable[[], None] = lambda: None,
     ) -> None:
@@ -60,6 +66,7 @@ class BrokerServer:
         self.dropped = 0
         """Facts dropped because the front did not read."""
         self._pool: Pool | None = None
+        self._spools = spools
         self._max_asking = max_asking
         self._asking: dict[str, set[asyncio.Task[None]]] = {}
         self._held: set[str] = set()
@@ -73,6 +80,8 @@ class BrokerServer:
         """Begin to serve boxes of that pool."""
         self._pool = pool
         self._packets.start()
+        for spool in self._spools.waiting() if self._spools is not None else ():
+            self._offer(spool)
 
     def emit(self, fact: BrokerEvent) -> None:
         """State a fact to the front. It may be called before `start()`."""
@@ -82,6 +91,11 @@ class BrokerServer:
                 log.warning("the front does not read; facts are dropped", dropped=self.dropped, kind=fact.kind, **fact.fields)
         elif not self._packets.closed:
             self._send(fact)
+
+    @property
+    def queued(self) -> int:
+        """Answers and facts that wait for the front to read them."""
+        return self._packets.queued
 
     def hang_up(self) -> None:
         """Release everything the front holds, and hear it no more."""
@@ -105,6 +119,8 @@ class BrokerServer:
                 self._ask(self._pool, _checked(session_id))
             case Release(session_id=session_id):
                 self._release(self._pool, _checked(session_id))
+            case Taken(container_id=container_id):
+                self._taken(container_id)
             case Status():
                 self._send(self._pool.status())
 
@@ -128,9 +144,13 @@ class BrokerServer:
             self._forget(session_id, task)
 
     def _give(self, pool: Pool, session_id: str, box: PooledBox) -> None:
+        spool = self._spools.of(box.id) if self._spools is not None else None
+        fds: list[int] = []
         try:
-            fd = os.dup(box.sock.fileno())
+            fds += [os.dup(box.sock.fileno())]
+            fds += spool.give(session_id) if spool is not None else []
         except OSError as error:
+            close_fds(fds)
             pool.release(session_id)
             self._send(Refused(session_id=session_id, reason=f"the broker: {error.strerror}"))
             return
@@ -138,7 +158,7 @@ class BrokerServer:
         answer = Allocated(
             session_id=session_id, container_id=box.id, engine=pool.engine_name, image=pool.image, waited=box.waited
         )
-        self._send(answer, [fd])
+        self._send(answer, fds)
 
     def _forget(self, session_id: str, task: asyncio.Task[None]) -> None:
         if (tasks := self._asking.get(session_id)) is not None:
@@ -153,6 +173,21 @@ class BrokerServer:
         if session_id in self._held:
             self._held.discard(session_id)
             pool.release(session_id)
+
+    # ---- spools
+
+    def _offer(self, spool: Spool) -> None:
+        try:
+            fds = spool.reading()
+        except OSError as error:  # the next front is offered it again
+            log.error("a spool cannot be handed over", path=str(spool.path), reason=error.strerror)
+            return
+        self._send(Spooled(container_id=spool.container_id, session_id=spool.session_id or ""), fds)
+
+    def _taken(self, container_id: str) -> None:
+        if self._spools is not None and not self._spools.taken(container_id):
+            raise ProtocolError("that box is not gone")
+        self._send(Dropped(container_id=container_id))
 
     # ---- to the front
 
@@ -181,11 +216,15 @@ class BrokerServer:
 class Fronts:
     """The fronts of this broker, one after the other. What the broker states while there is none waits for the next.
 
-    `user`, if given, is the uid each must run as. `on_alone` is called when a front is gone, or was cut off.
+    `user`, if given, is the uid each must run as; `spools`: see `BrokerServer`. `on_alone` is called when a front is gone, or was
+    cut off.
     """
 
-    def __init__(self, *, user: int | None = None, on_alone: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, *, user: int | None = None, spools: Spools | None = None, on_alone: Callable[[], None] = lambda: None
+    ) -> None:
         self._user = user
+        self._spools = spools
         self._on_alone = on_alone
         self.dropped = 0
         """Facts dropped because no front came."""
@@ -220,6 +259,12 @@ class Fronts:
                 log.warning("no front is there to hear; facts are dropped", dropped=self.dropped)
         self._kept.append(fact)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether facts that could wait are taken without others being dropped for them."""
+        gone = self._server is None or self._server.closed.is_set()
+        return (len(self._kept) if gone or self._server is None else self._server.queued) < MAX_QUEUED_FACTS // 4
+
     async def close(self) -> None:
         """Hang up and release everything that is held."""
         if self._server is not None:
@@ -230,7 +275,7 @@ class Fronts:
     def _serve(self, pool: Pool, sock: socket.socket) -> None:
         if self._server is not None:
             self._server.hang_up()
-        self._server = BrokerServer(sock, front=self._user, on_gone=self._on_alone)
+        self._server = BrokerServer(sock, front=self._user, spools=self._spools, on_gone=self._on_alone)
         self._server.start(pool)
         while self._kept:
             self._server.emit(self._kept.popleft())

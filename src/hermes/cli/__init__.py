@@ -3,7 +3,7 @@
 import typer
 
 import hermes
-from hermes.cli import campaigns, config, doctor, image, sessions, stix, techniques
+from hermes.cli import artifacts, campaigns, config, doctor, geo, image, sessions, stix, techniques
 from hermes.cli.search import search
 from hermes.cli.stats import stats
 from hermes.cli.up import up
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command()(up)
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(artifacts.app, name="artifacts")
 app.command()(search)
 app.command()(stats)
 app.add_typer(campaigns.app, name="campaigns")
@@ -25,6 +26,7 @@ app.add_typer(techniques.app, name="techniques")
 app.add_typer(stix.app, name="stix")
 app.add_typer(image.app, name="image")
 app.add_typer(config.app, name="config")
+app.add_typer(geo.app, name="geo")
 app.command()(doctor.doctor)
 app.command()(verify)
 

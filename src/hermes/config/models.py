@@ -7,6 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hermes.config.analysis import AnalysisConfig
+from hermes.config.artifacts import ArtifactsConfig
+from hermes.config.forwards import ForwardsConfig
+from hermes.config.geo import GeoConfig
+from hermes.config.keeping import EvidenceConfig, RecordingConfig
 from hermes.config.section import Conflict, Section, repeated
 from hermes.config.values import (
     Address,
@@ -28,6 +32,7 @@ from hermes.config.values import (
     User,
     parse_endpoint,
 )
+from hermes.config.watch import WatchConfig
 
 DEFAULT_CAPABILITIES = (
     "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT",
@@ -298,41 +303,13 @@ class ContainerPoolConfig(Section):
     security: SecurityConfig = SecurityConfig()
     limits: LimitsConfig = LimitsConfig()
     forensics: ForensicsConfig = ForensicsConfig()
+    watch: WatchConfig = WatchConfig()
     docker: DockerConfig = DockerConfig()
 
     def conflicts(self) -> Iterable[Conflict]:
         if self.engine == "docker" and self.runtime == "runsc" and self.docker.entry == "spawner":
             keys = ("container_pool.docker.entry", "container_pool.runtime")
             yield Conflict(keys, "no spawner can enter a container of runsc: use auto or api")
-
-
-class RecordingConfig(Section):
-    """Recordings: one asciicast v2 file and one lossless file a channel."""
-
-    enabled: bool = True
-    """Record what goes over every channel."""
-    output_dir: FilePath | None = None
-    """Where recordings go; `recordings` under `data_dir` by default."""
-    max_channel_bytes: Bytes = Field(default=1024**3, ge=64 * 1024)
-    """Bytes that the recordings of one channel may take, both files together; at the limit the session ends."""
-    max_session_bytes: Bytes = Field(default=4 * 1024**3, ge=64 * 1024)
-    """Bytes that the recordings of one session may take, all its channels together; at the limit it ends."""
-
-
-class EvidenceConfig(Section):
-    """How much evidence is kept, and for how long. The oldest and least valuable goes first, what is under way never."""
-
-    max_bytes: Bytes = Field(default=20 * 1024**3, ge=1024**2)
-    """Bytes on disk of all recordings together."""
-    max_journal_bytes: Bytes = Field(default=4 * 1024**3, ge=1024**2)
-    """Bytes of the journal."""
-    max_lines_bytes: Bytes = Field(default=1024**3, ge=0)
-    """Bytes of the file of JSON lines and of the full ones beside it; it is put aside at a quarter of that. 0: never."""
-    max_age: Seconds = 365 * 86400
-    """Seconds that evidence is kept at most; 0 for no limit."""
-    min_free: Bytes = 512 * 1024**2
-    """Bytes to keep free on the file systems of recordings and journal. Below, evidence is removed first; if that is not enough,
-    no new connection is taken until there is room again. 0 turns it off."""
 
 
 class LoggingConfig(Section):
@@ -360,12 +337,15 @@ class Settings(Section):
     sensor: SensorConfig = SensorConfig()
     server: ServerConfig = ServerConfig()
     authentication: AuthenticationConfig = AuthenticationConfig()
+    forwards: ForwardsConfig = ForwardsConfig()
     container_pool: ContainerPoolConfig = ContainerPoolConfig()
     recording: RecordingConfig = RecordingConfig()
     evidence: EvidenceConfig = EvidenceConfig()
+    artifacts: ArtifactsConfig = ArtifactsConfig()
     analysis: AnalysisConfig = AnalysisConfig()
     logging: LoggingConfig = LoggingConfig()
     metrics: MetricsConfig = MetricsConfig()
+    geo: GeoConfig = GeoConfig()
     data_dir: DataPath = Path("/var/lib/hermes")
     """Where everything is kept: journal, recordings, host keys, images, stopped containers."""
 
@@ -388,6 +368,11 @@ class Settings(Section):
     def keys_dir(self) -> Path:
         """Where the host keys are kept."""
         return self.data_dir / "keys"
+
+    @property
+    def geo_dir(self) -> Path:
+        """Where `hermes geo update` puts databases."""
+        return self.data_dir / "geo"
 
     @property
     def index_dir(self) -> Path:

@@ -65,6 +65,7 @@ class Container:
         env: dict[bytes, bytes] | None = None,
         cwd: bytes | None = None,
         terminal: Terminal | None = None,
+        channel: int | None = None,
     ) -> ContainerProcess:
         """Start a process (fields as in `messages.Spawn`) and return it. Cancelled, it leaves no process behind.
 
@@ -75,7 +76,9 @@ class Container:
         if len(self._spawning) >= MAX_SPAWNING:
             raise EngineError(f"container {self.id}: {MAX_SPAWNING} processes are already starting")
         id = next(self._ids)
-        message = Spawn(id=id, user=user, argv=argv, command=command, env=env or {}, cwd=cwd, terminal=terminal)
+        message = Spawn(
+            id=id, user=user, argv=argv, command=command, env=env or {}, cwd=cwd, terminal=terminal, channel=channel
+        )  # fmt: skip
         if not self._packets.send(encode(message)):
             raise SpawnError("Argument list too long")
         reply: asyncio.Future[ContainerProcess | HermesError] = asyncio.get_running_loop().create_future()

@@ -47,6 +47,8 @@ class Spawn(_Message, frozen=True, kw_only=True):
     """Added to, and overriding, what a login of `user` has (USER, LOGNAME, HOME, SHELL, PATH, MAIL, TERM)."""
     cwd: bytes | None = None
     """Working directory; the user's home when None; `/` where it cannot be entered."""
+    channel: int | None = None
+    """The SSH channel it runs for: what it and its descendants do is stated with it."""
     terminal: Terminal | None = None
     """With a terminal: one fd, a pty master. Without: three fds, the ends of stdin, stdout and stderr."""
 
@@ -119,11 +121,18 @@ class Status(_Message, frozen=True, kw_only=True):
     """How is the pool? Answered by `PoolStatus`."""
 
 
+class Taken(_Message, frozen=True, kw_only=True):
+    """All that the box's spool holds is in the journal. Answered by `Dropped` once it is removed."""
+
+    container_id: str
+
+
 # ---- broker socket: broker -> front
 
 
 class Allocated(_Message, frozen=True, kw_only=True):
-    """A box for the session; the box socket rides along as one fd."""
+    """A box for the session; the box socket rides along as one fd. Where the box is watched two more follow: its spool (see
+    `hermes.container.spool`), to read, and an eventfd that becomes readable when there is more in it."""
 
     session_id: str
     container_id: str
@@ -138,6 +147,19 @@ class Refused(_Message, frozen=True, kw_only=True):
 
     session_id: str
     reason: str
+
+
+class Spooled(_Message, frozen=True, kw_only=True):
+    """The spool of a box that a session had, and that no front has taken wholly; it and its eventfd ride along (see `Allocated`)."""
+
+    container_id: str
+    session_id: str
+
+
+class Dropped(_Message, frozen=True, kw_only=True):
+    """The box's spool is removed: it will not be offered again."""
+
+    container_id: str
 
 
 class PoolStatus(_Message, frozen=True, kw_only=True):
@@ -177,8 +199,8 @@ class Reload(_Message, frozen=True, kw_only=True):
     """Keys of settings that were changed and wait for a restart."""
 
 
-BrokerRequest: TypeAlias = Allocate | Release | Status
-BrokerReply: TypeAlias = Allocated | Refused | PoolStatus | BrokerEvent
+BrokerRequest: TypeAlias = Allocate | Release | Taken | Status
+BrokerReply: TypeAlias = Allocated | Refused | Spooled | Dropped | PoolStatus | BrokerEvent
 ControlMessage: TypeAlias = Peer | Reload
 
 encode = msgspec.msgpack.Encoder().encode

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import Callable
+from typing import Protocol
 
 import structlog
 
@@ -14,10 +15,13 @@ from hermes.container.messages import (
     BrokerEvent,
     BrokerReply,
     BrokerRequest,
+    Dropped,
     PoolStatus,
     Refused,
     Release,
+    Spooled,
     Status,
+    Taken,
     decode_broker_reply,
     encode,
 )
@@ -25,6 +29,13 @@ from hermes.container.packets import PacketSocket
 from hermes.errors import AllocationError
 
 log = structlog.get_logger(__name__)
+
+
+class SpoolTaker(Protocol):
+    """Takes spools over (see `messages.Allocated`): their fds are its own from then on."""
+
+    def add(self, container_id: str, session_id: str, spool: int, news: int) -> None: ...
+    def dropped(self, container_id: str) -> None: ...
 
 
 class _Lease:
@@ -43,7 +54,8 @@ class ContainerPool:
     waits `patience` seconds for another broker (`attach`). `closed` is set when that was in vain, or after `close()`:
     nothing is allocated then.
 
-    `on_event` is called with each fact the broker states. `sock` None: no broker is there yet.
+    `on_event` is called with each fact the broker states, `spools` gets the spools of boxes that sessions have or had. `sock`
+    None: no broker is there yet.
     """
 
     def __init__(
@@ -51,9 +63,11 @@ class ContainerPool:
         sock: socket.socket | None = None,
         *,
         on_event: Callable[[BrokerEvent], None] | None = None,
+        spools: SpoolTaker | None = None,
         patience: float = 0.0,
     ) -> None:
         self.on_event = on_event
+        self.spools = spools
         self.closed = asyncio.Event()
         self._sock = sock
         self._patience = patience
@@ -134,6 +148,11 @@ class ContainerPool:
             raise AllocationError(answer)
         return answer
 
+    def taken(self, container_id: str) -> None:
+        """Tell the broker that all of a box's spool is in the journal. One that is not told offers it again."""
+        if self.attached and self._packets is not None:
+            self._packets.send(encode(Taken(container_id=container_id)))
+
     async def close(self) -> None:
         """Stop every container held, and hang up: the broker then releases whatever this front had."""
         if self._packets is not None:
@@ -176,6 +195,11 @@ class ContainerPool:
         match message:
             case Allocated() | Refused():
                 self._answered(message, fds)
+            case Spooled(container_id=container_id, session_id=session_id):
+                self._spooled(container_id, session_id, fds)
+            case Dropped(container_id=container_id):
+                if self.spools is not None:
+                    self.spools.dropped(container_id)
             case PoolStatus():
                 if self._status is not None:
                     self._status.set_result(message)
@@ -184,8 +208,16 @@ class ContainerPool:
                 if self.on_event is not None:
                     self.on_event(message)
 
+    def _spooled(self, container_id: str, session_id: str, fds: list[int]) -> None:
+        """Pass on the last two fds, the spool's."""
+        if self.spools is not None and len(fds) >= 2:
+            news, spool = fds.pop(), fds.pop()
+            self.spools.add(container_id, session_id, spool, news)
+
     def _answered(self, message: Allocated | Refused, fds: list[int]) -> None:
         session_id = message.session_id
+        if isinstance(message, Allocated) and len(fds) == 3:
+            self._spooled(message.container_id, session_id, fds)
         if self._stale[session_id] > 0:
             self._stale[session_id] -= 1
             if self._stale[session_id] == 0:
@@ -195,10 +227,10 @@ class ContainerPool:
         if lease is None or lease.answer.done():
             log.warning("the broker answered what was not asked", session_id=one_line(session_id, 64))
             return
-        if isinstance(message, Allocated) and len(fds) == 1:
+        if isinstance(message, Allocated) and fds:
             lease.container = Container(
                 message.container_id,
-                socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=fds.pop()),
+                socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=fds.pop(0)),
                 engine=message.engine,
                 image=message.image,
                 waited=message.waited,

@@ -80,6 +80,11 @@ CATALOGUE: tuple[Metric, ...] = (
         "hermes_channels_total", "Channels that asked for something to run, by what.", events.ChannelStarted,
         kind=("shell", "exec", "subsystem"),
     ),
+    _counter("hermes_processes_total", "Programs that were executed in containers, or tried to.", events.ProcessStarted),
+    _counter(
+        "hermes_network_attempts_total", "Connections, addresses and packets that containers asked for, by call.",
+        events.NetworkAttempted, lambda event: 1 + event.repeated, call=("connect", "bind", "sendto", "sendmsg", "sendmmsg"),
+    ),
     _counter(
         "hermes_received_bytes_total", "Bytes clients sent on channels that are closed.",
         events.ChannelClosed, lambda event: event.bytes_in,
@@ -124,6 +129,10 @@ CATALOGUE: tuple[Metric, ...] = (
         read=lambda state: {(part,): float(well) for part, well in state.checks.items()},
     ),
     _gauge("hermes_journal_waiting", "Events that wait to be written.", lambda state: state.journal_waiting),
+    _gauge(
+        "hermes_spools_waiting_bytes", "Bytes of facts seen in containers that are not in the journal yet.",
+        lambda state: state.spools_waiting,
+    ),
     Metric(
         "hermes_build_info", "gauge", "1, with the version of Hermes that runs.", {"version": (hermes.__version__,)},
         read=lambda state: {(hermes.__version__,): 1.0},

@@ -25,6 +25,13 @@ class WatchedJournal(Protocol):
     def waiting(self) -> int: ...
 
 
+class WatchedIntake(Protocol):
+    """What is asked of the intake of facts from containers."""
+
+    @property
+    def waiting(self) -> int: ...
+
+
 class WatchedPool(Protocol):
     """What is asked of the pool."""
 
@@ -42,6 +49,7 @@ class State:
     channels: int = 0
     journal_healthy: bool = False
     journal_waiting: int = 0
+    spools_waiting: int = 0
     containers: Mapping[str, int] | None = None
 
     @property
@@ -53,10 +61,11 @@ class State:
 class Watch:
     """Looks at the sensor's parts."""
 
-    def __init__(self, front: Front, journal: WatchedJournal, pool: WatchedPool) -> None:
+    def __init__(self, front: Front, journal: WatchedJournal, pool: WatchedPool, intake: WatchedIntake) -> None:
         self._front = front
         self._journal = journal
         self._pool = pool
+        self._intake = intake
         self._asked = -STALE_SECONDS
         self._containers: Mapping[str, int] | None = None
 
@@ -75,6 +84,7 @@ class Watch:
             channels=sum(visitor.open_channels for visitor in visitors),
             journal_healthy=self._journal.healthy,
             journal_waiting=self._journal.waiting,
+            spools_waiting=self._intake.waiting,
             containers=self._containers,
         )
 

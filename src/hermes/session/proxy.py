@@ -54,6 +54,7 @@ class ContainerProxy:
         user: str = "root",
         command: bytes | None = None,
         env: Mapping[bytes, bytes] | None = None,
+        channel: int | None = None,
         on_input: Callable[[bytes], None] | None = None,
     ) -> None:
         """`command` None runs the user's login shell; `on_input` sees the client's bytes once they are recorded."""
@@ -64,6 +65,7 @@ class ContainerProxy:
         self._user = user
         self._command = command
         self._env = dict(env or {})
+        self._channel = channel
         self._on_input = on_input
         self._process: ContainerProcess | None = None
         self._over: asyncio.Future[None] | None = None
@@ -88,7 +90,7 @@ class ContainerProxy:
             )
         self._over = asyncio.get_running_loop().create_future()
         self._process = await self._container.spawn(
-            user=self._user, command=self._command, env=self._env, terminal=terminal
+            user=self._user, command=self._command, env=self._env, terminal=terminal, channel=self._channel
         )  # fmt: skip
         self._client.controls = self  # type: ignore[attr-defined]
         self._catch_up()

@@ -12,18 +12,20 @@ import msgspec
 from hermes.errors import JournalError
 from hermes.events import Event
 
-Work = Callable[[sqlite3.Connection], tuple[Any, Sequence[Event]]]
-"""Done by the writer in a transaction of its own. Returns its result, and events that are written in the same transaction."""
-
 _encode = msgspec.json.Encoder().encode
 
 
 class Stated(NamedTuple):
-    """An event with the time at which it was stated (µs since the epoch), and its JSON."""
+    """An event with the time of the fact (µs since the epoch), and its JSON."""
 
     time: int
     event: Event
     body: bytes
+
+
+Work = Callable[[sqlite3.Connection], tuple[Any, Sequence[Event | Stated]]]
+"""Done by the writer in a transaction of its own. Returns its result, and events that are written in the same transaction, with
+the time of now if they bring none."""
 
 
 class Mark(NamedTuple):
@@ -49,14 +51,14 @@ class Mark(NamedTuple):
             self.loop.call_soon_threadsafe(settle)
 
 
-def stated(event: Event) -> Stated:
-    """Return the event as stated now."""
+def stated(event: Event, time_us: int | None = None) -> Stated:
+    """Return the event as a fact of that time (µs since the epoch), or of now."""
     try:
         body = _encode(event)
     except UnicodeEncodeError:
         event = _without_surrogates(event)
         body = _encode(event)
-    return Stated(time.time_ns() // 1000, event, body)
+    return Stated(time.time_ns() // 1000 if time_us is None else time_us, event, body)
 
 
 def _without_surrogates(event: Event) -> Event:

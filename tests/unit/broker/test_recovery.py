@@ -9,6 +9,7 @@ import pytest
 from hermes.broker.engines.base import Box
 from hermes.broker.forensics import Facts, Forensics
 from hermes.broker.recovery import recover
+from hermes.broker.spools import Spools
 from hermes.broker.trees import Copied
 from hermes.config.models import ForensicsConfig
 from hermes.container.messages import BrokerEvent
@@ -61,11 +62,12 @@ class Next:
         for one in held:
             before.hold(one)
         self.forensics = Forensics(directory, config or ForensicsConfig(), emit=self.stated.append)
+        self.spools = Spools(directory.with_name("watched"))
 
     async def run(self, engine: Spared) -> None:
         left = await self.forensics.start()
         await engine.start(spare=[one.container_id for one in left])
-        await recover(engine, self.forensics, left, emit=self.stated.append)
+        await recover(engine, self.forensics, self.spools, left, emit=self.stated.append)
         await self.forensics.settled()
         await self.forensics.close()
 

@@ -25,7 +25,7 @@ def test_an_empty_database_becomes_a_journal(db: sqlite3.Connection) -> None:
     assert _version(db) == len(schema.MIGRATIONS)
     assert db.execute("PRAGMA application_id").fetchone() == (schema.APPLICATION_ID,)
     assert {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")} == {
-        "events", "sessions", "commands", "journal",
+        "events", "sessions", "commands", "journal", "spools",
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from hermes.broker.__main__ import make_engine, target_image
 from hermes.broker.janitor import sweep
 from hermes.broker.launcher import instance_of, runtime_dir
 from hermes.broker.pool import Pool
+from hermes.broker.spools import Spools
 from hermes.broker.verify import gate, runner
 from hermes.broker.verify.report import Report
 from hermes.config import Settings
@@ -141,7 +142,7 @@ async def _run(
     say: Callable[[str], None],
     progress: runner.Progress,
 ) -> Report:
-    engine = make_engine(own, target)
+    engine = make_engine(own, target, Spools(own.data_dir / "watched"))
     config = own.container_pool
     failed = asyncio.Event()
     reasons: list[str] = []

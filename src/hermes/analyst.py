@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,10 +16,13 @@ from hermes.evidence.artifacts import Input, copy, size
 
 def main() -> None:
     """Run the analyst until the launcher ends it or is gone."""
-    insight = Insight(content)
-    background.run(
-        "analyst", rules=own_files, before=insight.prepare, work=lambda settings, report: run(settings, report, insight.stages())
-    )  # fmt: skip
+    with closing(Insight(content)) as insight:
+        background.run(
+            "analyst",
+            rules=own_files,
+            before=insight.prepare,
+            work=lambda settings, report: run(settings, report, insight.stages()),
+        )
 
 
 def content(settings: Settings, sha256: str, inputs: Sequence[tuple[str, int]]) -> BinaryIO:

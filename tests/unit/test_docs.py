@@ -37,6 +37,7 @@ WITHOUT_TESTS = {
 
 TESTED_BY = {
     "hermes.confine.kernel": "unit/confine/test_process.py",
+    "hermes.analysis.rules_model": "unit/analysis/test_rules_match.py",
     "hermes.broker.janitor": "e2e/test_bad_days.py",
     "hermes.recording.facts": "unit/recording/test_lossless.py",
     "hermes.store.bookkeeping": "unit/store/test_queries.py",

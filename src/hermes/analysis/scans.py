@@ -24,6 +24,8 @@ OnScanned = Callable[[sqlite3.Connection, str], None]
 Content = Callable[[str, Sequence[tuple[str, int]]], BinaryIO]
 """Opens a content by its SHA-256, given the channels whose input it was: sessions' ids and their numbers. May raise HermesError
 or OSError, where it is not kept any more."""
+MAX_TRIES = 2
+"""Looks that an analyst may die of before the content is given up; it may have been killed for another reason."""
 MAX_INPUTS = 20
 """Channels of whose input a content is looked for."""
 DIED = "the analyst died while it was looked at"
@@ -39,6 +41,7 @@ class Scans:
         sha256      TEXT PRIMARY KEY,
         size        INTEGER NOT NULL,
         state       TEXT NOT NULL,
+        tries       INTEGER NOT NULL DEFAULT 0,
         rules       TEXT NOT NULL DEFAULT '',
         mime        TEXT NOT NULL DEFAULT '',
         description TEXT NOT NULL DEFAULT '',
@@ -114,20 +117,24 @@ class Scans:
                     db.execute(f"DELETE FROM {table} WHERE sha256 = ?", (sha256,))
 
     def work(self, db: sqlite3.Connection) -> Note | None:
-        """Look at one content; before, note that it is being looked at: one of which the analyst dies is not tried again."""
+        """Look at one content; before, note that it is being looked at: one of which the analyst dies is tried twice, no more."""
         if not self._begun:
             self._begun = True
             return self._begin
         if (begun := _first(db, "looking")) is not None:
             return partial(self._write, sha256=begun, found=self._look(db, begun))
         if (next_one := _first(db, "waiting")) is not None:
-            return partial(_set, statement="UPDATE scans SET state = 'looking' WHERE sha256 = ?", values=(next_one,))
+            return partial(
+                _set, statement="UPDATE scans SET state = 'looking', tries = tries + 1 WHERE sha256 = ?", values=(next_one,)
+            )
         return None
 
     def _begin(self, db: sqlite3.Connection) -> None:
         """Give up what an analyst before died of, and have everything looked at again that was looked at with other rules."""
-        _set(db, "UPDATE scans SET state = 'failed', failure = ?, rules = ? WHERE state = 'looking'", (DIED, self._rules))
-        _set(db, "UPDATE scans SET state = 'waiting' WHERE state IN ('done', 'failed') AND rules <> ?", (self._rules,))
+        given_up = "UPDATE scans SET state = 'failed', failure = ?, rules = ? WHERE state = 'looking' AND tries >= ?"
+        _set(db, given_up, (DIED, self._rules, MAX_TRIES))
+        _set(db, "UPDATE scans SET state = 'waiting' WHERE state = 'looking'", ())
+        _set(db, "UPDATE scans SET state = 'waiting', tries = 0 WHERE state IN ('done', 'failed') AND rules <> ?", (self._rules,))
 
     def _look(self, db: sqlite3.Connection, sha256: str) -> tuple[Facts | None, str | None]:
         """What was found, or why nothing was. Raises MachineError when the scanner died."""
@@ -183,5 +190,5 @@ def _first(db: sqlite3.Connection, state: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def _set(db: sqlite3.Connection, statement: str, values: Sequence[str]) -> None:
+def _set(db: sqlite3.Connection, statement: str, values: Sequence[str | int]) -> None:
     db.execute(statement, values)

@@ -420,9 +420,11 @@ class FileWritten(Event, frozen=True, kw_only=True, tag="file.written"):
     container_id: str
     channel: int | None = None
     pid: int | None = None
+    """Who closed it, by its number in the container; null: that had ended, or was outside."""
     path: str
     size: int
     mode: int = 0
+    """Its permission bits."""
     sha256: str | None = None
     """The artifact that holds what it was then; None: it was not kept."""
     skipped: str | None = None
@@ -437,12 +439,16 @@ class FileExecuted(Event, frozen=True, kw_only=True, tag="file.executed"):
     container_id: str
     channel: int | None = None
     pid: int | None = None
+    """The process, by its number in the container."""
     path: str
+    """Its path in the container; `/memfd:NAME` for one that never had any, `?` for one too long to be told."""
     size: int
     sha256: str | None = None
+    """The artifact that holds it; null: it was not kept."""
     deleted: bool = False
     """It had no name any more, or never had one (memfd)."""
     skipped: str | None = None
+    """Why it was not kept."""
 
 
 class FileChanged(Event, frozen=True, kw_only=True, tag="file.changed"):
@@ -454,11 +460,16 @@ class FileChanged(Event, frozen=True, kw_only=True, tag="file.changed"):
     kind: str
     """`file`, `directory`, `symlink`, `fifo`, `socket` or `device`; empty for what was deleted."""
     path: str
+    """Its path in the container."""
     mode: int = 0
+    """Its permission bits."""
     uid: int = 0
+    """Its owner, as the container knows it."""
     gid: int = 0
+    """Its group, likewise."""
     size: int = 0
     sha256: str | None = None
+    """The artifact that holds a file; null: it was not kept."""
     target: str | None = None
     """Where a symlink leads."""
     skipped: str | None = None
@@ -471,15 +482,18 @@ class ArtifactStored(Event, frozen=True, kw_only=True, tag="artifact.stored"):
     container_id: str
     channel: int | None = None
     sha256: str
+    """By which it is kept."""
     sha1: str
+    """Its SHA-1."""
     md5: str
+    """Its MD5."""
     size: int
     path: str
     """The name it had when it was first seen in this session."""
     source: str
     """`written`, `executed`, `input` (of a channel's command) or `left` (found at the end)."""
     known: bool
-    """It was kept already, from an earlier session."""
+    """It was kept already, from an earlier session. Never so of `input`, which each channel's recording keeps for itself."""
 
 
 # ---- evidence

@@ -23,7 +23,7 @@ import structlog
 import hermes
 from hermes import events, log
 from hermes.config import Settings
-from hermes.confine.landlock import OWN, Files, Rule
+from hermes.confine.landlock import OWN, READ, Files, Rule
 from hermes.confine.process import confine
 from hermes.container import BrokerEvent, ContainerPool, ControlSocket, Report
 from hermes.container.messages import Peer, Reload
@@ -43,6 +43,7 @@ from hermes.session.inputs import Input, is_input
 from hermes.session.lines import LineAssembler
 from hermes.session.proxy import ContainerLostError
 from hermes.store import Journal
+from hermes.store.cursors import standing
 from hermes.tasks import TaskOwner
 
 logger = structlog.get_logger(__name__)
@@ -91,7 +92,7 @@ def own_files(settings: Settings) -> list[Rule]:
     own = [Rule(directory, OWN, complaint) for directory, complaint in sorted(directories.items())]
     geo = [settings.geo_dir, *filter(None, (settings.geo.country, settings.geo.asn))]
     read = [Rule(path, Files.READ_FILE | Files.READ_DIR, optional=True) for path in geo]
-    return [*own, *read, Rule(Path("/proc/self"), Files.READ_FILE)]
+    return [*own, *read, Rule(settings.outputs_dir, READ), Rule(Path("/proc/self"), Files.READ_FILE)]
 
 
 async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namespace, report: Report) -> None:
@@ -136,14 +137,14 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
                 handler=sessions.run_channel, on_channel_opened=sessions.prepare, on_session_over=sessions.over,
                 no_room=lambda: keeper.refusal, origin=geo.origin,
             )  # fmt: skip
+            watched = [it.name for it in settings.outputs]
             control = ControlSocket(
                 socket.socket(fileno=fds.control), on_peer=lambda sock, said: _attach(sock, said, pool, journal),
-                on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, geo, journal),
+                on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, geo, journal, watched),
             )  # fmt: skip
             control.start()
-            endpoint = Endpoint(
-                fds.metrics and socket.socket(fileno=fds.metrics), metrics, Watch(front, journal, pool, intake).look
-            )
+            watch = Watch(front, journal, pool, intake, lambda: standing(settings.journal_path, settings.outputs_dir, watched))
+            endpoint = Endpoint(fds.metrics and socket.socket(fileno=fds.metrics), metrics, watch.look)
             await endpoint.start()
             sockets = [socket.socket(fileno=fd) for fd in fds.listen]
             gc.collect()
@@ -200,11 +201,14 @@ def _attach(sock: socket.socket, said: Peer, pool: ContainerPool, journal: Journ
             journal.emit(events.SensorRecovered(process=process, reason=how))
 
 
-def _reload(settings: Settings, said: Reload, front: Front, geo: Databases, journal: Journal) -> None:
+def _reload(
+    settings: Settings, said: Reload, front: Front, geo: Databases, journal: Journal, watched: list[str]
+) -> None:  # fmt: skip
     """Take over the settings, for connections that come from now on, and databases that are new."""
     log.configure(settings.logging, process="front")
     front.reconfigure(settings)
     geo.open()
+    watched[:] = (it.name for it in settings.outputs)
     with contextlib.suppress(JournalError):  # it has said so itself
         journal.emit(events.SensorReloaded(changed=said.changed, ignored=said.ignored))
 

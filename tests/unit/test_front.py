@@ -6,7 +6,7 @@ import pytest
 
 from hermes import events, front
 from hermes.config import Settings
-from hermes.confine.landlock import OWN, Files
+from hermes.confine.landlock import OWN, READ, Files
 from hermes.container import BrokerEvent
 from tests.front.conftest import MemoryJournal
 
@@ -41,6 +41,6 @@ def test_the_front_keeps_its_own_files_and_no_others(settings: dict[str, object]
     assert {str(rule.path) for rule in rules if rule.rights == OWN} == {"/d/journal", "/d/keys", *extra}
     assert [(str(rule.path), rule.rights, rule.optional) for rule in rules if rule.rights != OWN] == [
         ("/d/geo", Files.READ_FILE | Files.READ_DIR, True), ("/g/asn.mmdb", Files.READ_FILE | Files.READ_DIR, True),
-        ("/proc/self", Files.READ_FILE, False),
+        ("/d/outputs", READ, False), ("/proc/self", Files.READ_FILE, False),
     ]  # fmt: skip
     assert not OWN & (Files.EXECUTE | Files.MAKE_SYM | Files.MAKE_SOCK | Files.MAKE_FIFO | Files.MAKE_CHAR | Files.MAKE_BLOCK)

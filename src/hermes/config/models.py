@@ -11,6 +11,7 @@ from hermes.config.artifacts import ArtifactsConfig
 from hermes.config.forwards import ForwardsConfig
 from hermes.config.geo import GeoConfig
 from hermes.config.keeping import EvidenceConfig, RecordingConfig
+from hermes.config.outputs import AlertsConfig, AnyOutput, output_conflicts
 from hermes.config.section import Conflict, Section, repeated
 from hermes.config.values import (
     Address,
@@ -346,8 +347,14 @@ class Settings(Section):
     logging: LoggingConfig = LoggingConfig()
     metrics: MetricsConfig = MetricsConfig()
     geo: GeoConfig = GeoConfig()
+    alerts: AlertsConfig = AlertsConfig()
+    outputs: tuple[AnyOutput, ...] = ()
+    """Where events go besides the journal: a list; what each can have, [Outputs](#outputs) says."""
     data_dir: DataPath = Path("/var/lib/hermes")
     """Where everything is kept: journal, recordings, host keys, images, stopped containers."""
+
+    def conflicts(self) -> Iterable[Conflict]:
+        return output_conflicts(self.outputs, self.alerts)
 
     @property
     def recordings_dir(self) -> Path:

@@ -11,7 +11,7 @@ from hermes.analysis.documents import SHIFT
 from hermes.analysis.query import Query
 from hermes.analysis.reader import IndexReader
 from hermes.analysis.search import search
-from hermes.analysis.work import RETRY_SECONDS, Analyst, run
+from hermes.analysis.work import RETRY_SECONDS, run
 from hermes.config import Settings
 from hermes.store import Journal, pruning
 from hermes.tasks import TaskOwner
@@ -191,7 +191,7 @@ def test_a_disk_that_is_full_is_waited_for_and_nothing_is_lost(tmp_path: Path) -
         (pages,) = working.index.db.execute("PRAGMA page_count").fetchone()
         working.index.db.execute(f"PRAGMA max_page_count = {pages}")
         write(made.journal_path, events.ClientVersion(connection_id="c", version="x" * 100))
-        stage.take = lambda db, found: db.executemany("INSERT INTO names VALUES (?, ?)", [(it.id, "y" * 9000) for it in found])  # type: ignore[method-assign]
+        stage.take = lambda db, events: db.executemany("INSERT INTO names VALUES (?, ?)", [(it.id, "y" * 9000) for it in events])  # type: ignore[method-assign]
         assert working.step() == RETRY_SECONDS
         assert any("full" in it.get("reason", "") for it in logs)
         working.index.db.execute("PRAGMA max_page_count = 100000")

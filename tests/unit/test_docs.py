@@ -51,6 +51,7 @@ TESTED_BY = {
     "hermes.cli.indexed": "unit/cli/test_search.py",
     "hermes.config.analysis": "unit/config/test_models.py",
     "hermes.confine.kernel": "unit/confine/test_process.py",
+    "hermes.analysis.rules_model": "unit/analysis/test_rules_match.py",
     "hermes.broker.janitor": "e2e/test_bad_days.py",
     "hermes.recording.facts": "unit/recording/test_lossless.py",
     "hermes.outputs.sink": "unit/outputs/test_jsonl.py",

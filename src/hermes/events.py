@@ -374,11 +374,13 @@ class FileWritten(Event, frozen=True, kw_only=True, tag="file.written"):
     sha256: str | None = None
     """The artifact that holds what it was then; None: it was not kept."""
     skipped: str | None = None
-    """Why it was not kept, such as `too large`."""
+    """Why it was not kept, such as `larger than artifacts.file_bytes`."""
+    repeated: int = 0
+    """Further times that it was written and closed before it was looked at, as far as the kernel told of each."""
 
 
 class FileExecuted(Event, frozen=True, kw_only=True, tag="file.executed"):
-    """A file that is not the image's was executed."""
+    """A file that is not the image's, or was changed since the container began, was executed: once for each state of the file."""
 
     container_id: str
     channel: int | None = None
@@ -407,6 +409,8 @@ class FileChanged(Event, frozen=True, kw_only=True, tag="file.changed"):
     sha256: str | None = None
     target: str | None = None
     """Where a symlink leads."""
+    skipped: str | None = None
+    """Why the content of a file was not kept, or not all of it."""
 
 
 class ArtifactStored(Event, frozen=True, kw_only=True, tag="artifact.stored"):
@@ -471,11 +475,11 @@ class SessionSealed(Event, frozen=True, kw_only=True, tag="session.sealed"):
 
 class EvidenceRemoved(Event, frozen=True, kw_only=True, tag="evidence.removed"):
     """Evidence was removed to hold a limit. `what`: `recording` (a session's, of one day), `journal` (connections with all their
-    events) or `lines` (a full file of JSON lines, all of which the journal has or had)."""
+    events), `lines` (a full file of JSON lines, all of which the journal has or had) or `artifact` (the content of a file)."""
 
     what: str
     path: str = ""
-    """Where it was: `DAY/SESSION` of a recording, the name of a file of lines."""
+    """Where it was: `DAY/SESSION` of a recording, the name of a file of lines, the SHA-256 of an artifact."""
     reason: str
     """The setting, such as `evidence.max_age`."""
     bytes: int
@@ -588,9 +592,11 @@ class ContainerStopped(Event, frozen=True, kw_only=True, tag="container.stopped"
 
 
 class ContainerLost(Event, frozen=True, kw_only=True, tag="container.lost"):
-    """A container's init ended by itself, or was killed by what ran in it."""
+    """A container's init ended by itself, was killed by what ran in it, or had to be ended while a session had it."""
 
     container_id: str
+    reason: str = ""
+    """Why it had to be ended, such as that its watcher died; empty when it ended by itself."""
 
 
 class ContainerDiscarded(Event, frozen=True, kw_only=True, tag="container.discarded"):

@@ -38,6 +38,7 @@ from hermes.server.hostkeys import load_or_make
 from hermes.server.process import ChannelProcess
 from hermes.server.ssh import Front
 from hermes.server.visitor import Visitor
+from hermes.session.inputs import Input, is_input
 from hermes.session.lines import LineAssembler
 from hermes.session.proxy import ContainerLostError
 from hermes.store import Journal
@@ -254,6 +255,7 @@ class Sessions:
         self._tasks = tasks
         self._holds: dict[str, asyncio.Task[AllocationError | None]] = {}
         self._evidence: dict[str, _Evidence] = {}
+        self._containers: dict[str, str] = {}  # by session, from when it has one until nothing more is added to its evidence
 
     async def run_channel(self, visitor: Visitor, process: ChannelProcess) -> None:
         """Run one channel; what goes wrong ends the channel or, where evidence or container are lost, the session."""
@@ -261,13 +263,18 @@ class Sessions:
         if session is None or visitor.closed:
             return
         lines = LineAssembler(terminal=process.pty is not None) if process.kind == "shell" else None
+        is_content = is_input(process.kind, process.label, process.pty is not None)
+        content = Input(self._settings.artifacts.file_bytes) if is_content else None
 
         def on_input(data: bytes) -> None:
-            assert lines is not None
-            for line in lines.feed(data):
+            if content is not None:
+                content.feed(data)
+            for line in lines.feed(data) if lines is not None else ():
                 visitor.line_typed(process.number, line.text, truncated=line.truncated)
 
         def on_started(recorder: SessionRecorder | None) -> None:
+            if content is not None:
+                content.is_recorded = recorder is not None
             visitor.channel_running(process, recording=recorder.relative_path if recorder is not None else None)
 
         if (evidence := self._evidence.get(session.session_id)) is None:
@@ -280,7 +287,7 @@ class Sessions:
                 session, process.pty, process, self._pool, self._settings.recording,
                 kind=process.kind, command=process.command, env=process.env, channel=process.number,
                 recordings_dir=self._settings.recordings_dir, session_quota=evidence.quota, on_started=on_started,
-                on_input=on_input if lines is not None else None,
+                on_input=on_input if lines is not None or content is not None else None,
             )  # fmt: skip
         except (AllocationError, SpawnError, EngineError) as error:
             visitor.channel_failed(process.number, str(error))
@@ -292,6 +299,8 @@ class Sessions:
             if lines is not None:
                 for line in lines.finish():
                     visitor.line_typed(process.number, line.text, truncated=line.truncated)
+            for kind, fields in content.facts(process.number, self._containers.get(session.session_id, "")) if content else ():
+                visitor.say(kind, **fields)
             evidence.open -= 1
             self._forget(visitor)
 
@@ -304,8 +313,9 @@ class Sessions:
         """Forget the session's evidence once nothing can be added to it."""
         if visitor.session is not None and visitor.closed:
             evidence = self._evidence.get(visitor.session.session_id)
-            if evidence is not None and not evidence.open:
-                del self._evidence[visitor.session.session_id]
+            if evidence is None or not evidence.open:
+                self._evidence.pop(visitor.session.session_id, None)
+                self._containers.pop(visitor.session.session_id, None)
 
     def prepare(self, visitor: Visitor) -> None:
         """Take the session's container, unless that is done or under way: its first channel has been opened."""
@@ -320,6 +330,7 @@ class Sessions:
         except AllocationError as error:
             self._holds.pop(session_id, None)  # the next channel may try again
             return error
+        self._containers[session_id] = container.id
         visitor.container_given(container.id, container.engine, container.image, time.monotonic() - started)
         return None
 

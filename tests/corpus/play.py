@@ -15,6 +15,8 @@ from tests.sensors import CLIENT
 COMMAND_SECONDS = 10.0
 """After so long a command's client is ended: some never end by themselves."""
 LOGIN_SECONDS = 60.0
+BOX_SECONDS = 30.0
+"""Longer than a box goes on after its client has left."""
 
 _FILES = (
     "PATH=/usr/sbin:/usr/bin:/sbin:/bin; find / \\( -path /proc -o -path /sys \\) -prune -o -type f -newermt @{since} -print0"
@@ -52,8 +54,8 @@ class Played:
     script: Script
     began: float
     """On the monotonic clock, before the client connected."""
-    ended: float = 0.0
-    """After its last command had ended, and before what is asked of the box itself."""
+    over: float = 0.0
+    """After the client had left."""
     sent: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 by path: files that the box itself says were written."""
@@ -96,7 +98,6 @@ def play(script: Script, port: int, place: Path) -> Played:
             for command in script.inputs:
                 played.sent.append(command)
                 _run(to, command)
-        played.ended = now()
         listed = _run(to, _FILES.format(since=since))
         for line in listed.decode(errors="surrogateescape").splitlines():
             digest, _, path = line.removeprefix("\\").partition("  ")
@@ -109,6 +110,7 @@ def play(script: Script, port: int, place: Path) -> Played:
             master.wait(COMMAND_SECONDS)
         master.kill()
         master.wait()
+        played.over = now() + BOX_SECONDS
     return played
 
 

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hermes.broker import artifacts
 from hermes.config import Settings
 from hermes.errors import MachineError
 
-ROOTS = frozenset({"images", "boxes", "templates", "trash", "stopped", "verify", "watched"})
+ROOTS = frozenset({"images", "boxes", "templates", "trash", "stopped", "verify", "watched", "artifacts"})
 """Directories in it that only root writes."""
 LOCK = "lock"
 END_PATIENCE = 45.0
@@ -37,7 +38,8 @@ def prepare(data_dir: Path) -> None:
 
 
 def prepare_fronts(settings: Settings) -> None:
-    """Make the directories that front, analyst and outputs write, and give them to their user.
+    """Make the directories that front, analyst and outputs write, and give them to their user; and that of artifacts, which they
+    may read.
 
     A `recording.output_dir` elsewhere that exists already stays as it is: whose it is, is for the operator to say.
     """
@@ -58,6 +60,8 @@ def prepare_fronts(settings: Settings) -> None:
                 os.fchmod(fd, 0o700)
             finally:
                 os.close(fd)
+    with _translated(settings.artifacts_dir):
+        artifacts.prepare(str(settings.artifacts_dir), account.pw_gid)
 
 
 @contextlib.contextmanager

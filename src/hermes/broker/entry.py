@@ -8,11 +8,13 @@ import os
 import resource
 import select
 import signal
+import socket
 from contextlib import suppress
 from pathlib import Path
 
 from hermes.broker import cgroups, linux
 from hermes.broker.confinement import Confinement
+from hermes.broker.watcher import notify
 
 _NAMESPACES = {
     "user": linux.CLONE_NEWUSER,
@@ -31,11 +33,19 @@ class Refused(Exception):
     """The target is no box that may be entered."""
 
 
-def enter(pid: int, pidfd: int, confinement: Confinement, trees: list[cgroups.Hierarchy], parent: int) -> int:
+def enter(
+    pid: int,
+    pidfd: int,
+    confinement: Confinement,
+    trees: list[cgroups.Hierarchy],
+    parent: int,
+    watcher: socket.socket | None = None,
+) -> int:
     """Move this process into the container whose init is `pid`; return an fd of its /dev/pts.
 
     The process stays outside of the container's pid namespace: its children are born inside, itself cannot be seen.
-    `parent` is its parent's pid; should that die, this process dies too.
+    `parent` is its parent's pid; should that die, this process dies too. `watcher` is the socket to the box's watcher, which from
+    then on is asked before this process or any it starts executes a program or uses an address.
     """
     # 1. Everything that needs the host's files or powers.
     flags = _differing(pid, parent)
@@ -50,6 +60,8 @@ def enter(pid: int, pidfd: int, confinement: Confinement, trees: list[cgroups.Hi
         Path("/proc/self/attr/apparmor/current").write_text(f"changeprofile {label}")
     # 2. The namespaces.
     linux.setns(pidfd, flags)
+    if watcher is not None:
+        _submit_to(watcher)
     # 3. Give up all power; the order matters: seccomp while it may still be set without no_new_privs, capabilities last.
     os.setgroups([])
     os.setresgid(0, 0, 0)
@@ -70,6 +82,17 @@ def enter(pid: int, pidfd: int, confinement: Confinement, trees: list[cgroups.Hi
         raise Refused("the zygote has died")
     os.chdir("/")
     return pts
+
+
+def _submit_to(watcher: socket.socket) -> None:
+    """Hand the listener over. Its first call would wait for ever, so not by a message that carries it: the watcher takes it."""
+    listener = notify.install()
+    try:
+        watcher.send(notify.LISTENER.pack(os.getpid(), listener))
+        if watcher.recv(64) != notify.READY:
+            raise Refused("its watcher has died")
+    finally:
+        os.close(listener)
 
 
 def _differing(pid: int, zygote: int) -> int:

@@ -297,12 +297,12 @@ class Pool:
                 if time.time() - held.created < YOUNG:
                     self._deaths += 1
                     self._failed("create", "a container ended soon after its start")
-                self._emit(events.ContainerLost(container_id=held.id))
+                self._emit(events.ContainerLost(container_id=held.id, reason=held.box.lost))
             case State.ACTIVE:
                 assert held.session_id is not None
                 self._active.pop(held.session_id, None)
                 self._stop(held)
-                self._emit(events.ContainerLost(container_id=held.id, session_id=held.session_id))
+                self._emit(events.ContainerLost(container_id=held.id, session_id=held.session_id, reason=held.box.lost))
         self._turn()
 
     def _failed(self, operation: str, reason: str) -> None:

@@ -16,6 +16,7 @@ import msgspec
 from hermes.broker import spawn
 from hermes.broker.accounts import Account, UnknownUser, find
 from hermes.broker.linux import ProcessTitle
+from hermes.broker.watcher.notify import CHANNEL
 from hermes.container.messages import (
     MAX_MESSAGE,
     SIGNALS,
@@ -36,13 +37,17 @@ _NAMES = {number.value: number.name.removeprefix("SIG") for number in signal.Sig
 
 
 class Spawner:
-    """Serve one box socket until it closes or the box's init (whose pidfd is `init`) ends. `pts` is an fd of its /dev/pts."""
+    """Serve one box socket until it closes or the box's init (whose pidfd is `init`) ends. `pts` is an fd of its /dev/pts;
+    `watcher` is told for which channel each process is, before it is started."""
 
-    def __init__(self, sock: socket.socket, init: int, pts: int, title: ProcessTitle) -> None:
+    def __init__(
+        self, sock: socket.socket, init: int, pts: int, title: ProcessTitle, watcher: socket.socket | None = None
+    ) -> None:
         self._socket = sock
         self._init = init
         self._pts = pts
         self._title = title
+        self._watcher = watcher
         self._accounts: dict[str, Account] = {}
         self._pids: dict[int, int] = {}
         self._ids: dict[int, int] = {}
@@ -102,6 +107,8 @@ class Spawner:
     def _start(self, request: Spawn) -> list[int]:
         if request.id in self._pids:
             raise ValueError("id is in use")
+        if self._watcher is not None:
+            self._watcher.send(CHANNEL.pack(-1 if request.channel is None else request.channel))
         pid, fds = spawn.start(request, self._account(request.user), self._pts, self._title)
         self._pids[request.id] = pid
         self._ids[pid] = request.id

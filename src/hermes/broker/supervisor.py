@@ -64,6 +64,8 @@ class _Post:
     ready_word: str
     filter: bytes = b""
     """The system call filter it submits to, if any."""
+    look_filter: bytes = b""
+    """The one that those submit to who look at files for it."""
     sections: tuple[str, ...] = ()
     """Sections of the settings of which it takes over changes by being started afresh. Only an extra has any."""
     child: Child | None = None
@@ -103,8 +105,8 @@ class Supervisor:
         self._broker = _Post("broker", ("hermes.broker",), "ready")
         self._front = _Post("front", ("hermes", "front-process"), "listening", filters.front())
         self._extras = [
-            _Post("analyst", ("hermes", "analyst-process"), "ready", filters.analyst(), ("analysis",)),
-            _Post("outputs", ("hermes", "outputs-process"), "ready", filters.outputs(), ("outputs", "alerts")),
+            _Post("analyst", ("hermes", "analyst-process"), "ready", filters.analyst(), filters.look(), ("analysis",)),
+            _Post("outputs", ("hermes", "outputs-process"), "ready", filters.outputs(), sections=("outputs", "alerts")),
         ]
         self._boxes_ready = asyncio.Event()
         self._listening = asyncio.Event()
@@ -225,10 +227,11 @@ class Supervisor:
         raise MachineError(f"the {child.name} died ({child.how})")
 
     def _start(self, post: _Post, control: int) -> Child:
-        settings, filter_ = self._settings_fd(), _in_memory(post.filter)
+        settings, filter_, look_filter = self._settings_fd(), _in_memory(post.filter), _in_memory(post.look_filter)
         try:
             fds = [("--settings", settings), ("--lock", self._lock), ("--control", control)]
             fds += [("--filter", filter_)] if post.filter else []
+            fds += [("--look-filter", look_filter)] if post.look_filter else []
             if post is self._front:
                 fds += [("--listen", sock.fileno()) for sock in self._sockets]
                 fds += [("--metrics", self._metrics.fileno())] if self._metrics is not None else []
@@ -236,6 +239,7 @@ class Supervisor:
         finally:
             os.close(settings)
             os.close(filter_)
+            os.close(look_filter)
 
     def _settings_fd(self) -> int:
         return _in_memory(self._settings.model_dump_json().encode())

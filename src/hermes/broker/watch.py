@@ -23,7 +23,10 @@ _MEANING = {
     "disk": "the container's disk was full",
     "host_free": "the host's disk was nearly full, most of it by this container, which was stopped",
     "inodes": "no more files could be made on the container's disk",
+    "spool_bytes": "so much was seen in the container that no more is taken; it was stopped",
 }
+_WATCH = frozenset({"spool_bytes"})
+"""Those that are settings of `container_pool.watch`; the others are of `container_pool.limits`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -94,8 +97,9 @@ class Watch:
             when, before = watched.stated.get(name, (-QUIET, 0))
             if times > before and (last or now - when >= QUIET):
                 watched.stated[name] = (now, times)
-                value = getattr(self._config.limits, name)
-                self._reached(f"limits.{name}", value, watched.box.id, _MEANING[name], times - before - 1)
+                section, settings = ("watch", self._config.watch) if name in _WATCH else ("limits", self._config.limits)
+                value = getattr(settings, name)
+                self._reached(f"{section}.{name}", value, watched.box.id, _MEANING[name], times - before - 1)
 
     def _reached(self, setting: str, value: float, container_id: str, detail: str, suppressed: int = 0) -> None:
         limit = f"container_pool.{setting}"

@@ -9,6 +9,7 @@ from msgspec import MsgspecError
 
 from hermes.broker import linux
 from hermes.broker.policy import Policy
+from hermes.broker.watcher.process import Watch
 from hermes.broker.zygote_process import READY, EnterBox, MakeUserNamespace, Request, encode
 from hermes.container.messages import MAX_MESSAGE, Spawn, Spawned, decode_box_reply
 from hermes.container.messages import encode as encode_spawn
@@ -63,17 +64,35 @@ class Zygote:
                 await self._stop()
                 raise
 
-    async def enter(self, pid: int, *, policy: Policy, pidfd: int | None = None) -> socket.socket:
+    async def watch(self, request: Watch, pidfd: int, spool: int, news: int) -> tuple[socket.socket, socket.socket]:
+        """Start a watcher of a box (whose init's pidfd that is): its socket, non-blocking, and the one for the box's spawner."""
+        ours, spawners = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with ours:
+                watcher, answer, _ = await self._ask(request, [pidfd, spool, news, ours.fileno()])
+        except BaseException:
+            spawners.close()
+            raise
+        if answer != READY:
+            watcher.close()
+            spawners.close()
+            raise EngineError("the container's watcher does not start; the reason stands in the log")
+        return watcher, spawners
+
+    async def enter(
+        self, pid: int, *, policy: Policy, pidfd: int | None = None, watcher: socket.socket | None = None
+    ) -> socket.socket:
         """Put a spawner into the container whose init is `pid` and return its box socket, non-blocking.
 
-        With `pidfd`, that is the process meant, whatever `pid` has become.
+        With `pidfd`, that is the process meant, whatever `pid` has become. `watcher`: the spawner's socket to the box's watcher.
         """
         try:
             target = os.pidfd_open(pid) if pidfd is None else os.dup(pidfd)
         except OSError as error:
             raise EngineError(f"container's init {pid}: {error.strerror}") from error
+        fds = [target] if watcher is None else [target, watcher.fileno()]
         try:
-            box, answer, _ = await self._ask(EnterBox(pid=pid, confinement=policy.confinement()), [target])
+            box, answer, _ = await self._ask(EnterBox(pid=pid, confinement=policy.confinement()), fds)
         finally:
             os.close(target)
         if answer != READY:

@@ -1,6 +1,6 @@
 """The zygote's own process: small, single-threaded, and ready to fork. Started by `zygote_main`.
 
-It forks a spawner for each box it is told of (`EnterBox`) and makes user namespaces (`MakeUserNamespace`). Each request brings a
+It forks a watcher (`Watch`) and a spawner for each box it is told of (`EnterBox`), and makes user namespaces (`MakeUserNamespace`). Each request brings a
 socket along; whoever answers, answers there: the zygote itself never waits for anyone. When its control socket closes it
 ends, and its spawners with it.
 """
@@ -20,14 +20,16 @@ from hermes.broker import cgroups, linux
 from hermes.broker.confinement import Confinement
 from hermes.broker.entry import Refused, enter
 from hermes.broker.spawner import Spawner
+from hermes.broker.watcher import process as watching
+from hermes.broker.watcher.process import Watch
 
 READY = b"ready"
 MAX_REQUEST = 128 * 1024
 
 
 class EnterBox(msgspec.Struct, frozen=True, tag=True):
-    """Fork a spawner into the container whose init is `pid`. Brings along its pidfd and the spawner's end of the box socket,
-    over which comes `READY`, or one line that says what went wrong, and the end."""
+    """Fork a spawner into the container whose init is `pid`. Brings along its pidfd, the socket to its watcher if it is watched,
+    and the spawner's end of the box socket, over which comes `READY`, or one line that says what went wrong, and the end."""
 
     pid: int
     confinement: Confinement
@@ -40,12 +42,14 @@ class MakeUserNamespace(msgspec.Struct, frozen=True, tag=True):
     size: int
 
 
-Request: TypeAlias = EnterBox | MakeUserNamespace
+Request: TypeAlias = EnterBox | Watch | MakeUserNamespace
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Request).decode
 
 
-def _run_spawner(request: EnterBox, pidfd: int, sock: socket.socket, trees: list[cgroups.Hierarchy], zygote: int) -> None:
+def _run_spawner(request: EnterBox, fds: list[int], sock: socket.socket, trees: list[cgroups.Hierarchy], zygote: int) -> None:
+    pidfd = fds[0]
+    watcher = socket.socket(fileno=fds[1]) if len(fds) > 1 else None
     title = linux.ProcessTitle()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     null = os.open("/dev/null", os.O_RDWR)
@@ -55,12 +59,22 @@ def _run_spawner(request: EnterBox, pidfd: int, sock: socket.socket, trees: list
     try:
         linux.set_name(b"sshd")
         title.set(b"sshd: root [priv]")
-        pts = enter(request.pid, pidfd, request.confinement, trees, zygote)
+        pts = enter(request.pid, pidfd, request.confinement, trees, zygote, watcher)
     except (OSError, ValueError, Refused) as error:
         sock.send(str(error).encode(errors="backslashreplace")[:1024], socket.MSG_NOSIGNAL)
         return
     sock.send(READY, socket.MSG_NOSIGNAL)
-    Spawner(sock, pidfd, pts, title).serve()
+    Spawner(sock, pidfd, pts, title, watcher).serve()
+
+
+def _run_watcher(request: Watch, fds: list[int], sock: socket.socket) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    linux.ProcessTitle().set(b"hermes-watcher %s" % request.container_id.encode())
+    pidfd, spool, news, spawner = fds
+    try:
+        watching.run(request, pidfd, spool, news, socket.socket(fileno=spawner), sock)
+    except OSError as error:
+        print(f"watcher of {request.container_id}: {error}", file=sys.stderr, flush=True)
 
 
 def _make_user_namespace(request: MakeUserNamespace, sock: socket.socket) -> None:
@@ -101,7 +115,10 @@ def _answer(request: Request, fds: list[int], control: socket.socket, trees: lis
         if os.fork() == 0:
             try:
                 control.close()
-                _run_spawner(request, fds[0], sock, trees, zygote)
+                if isinstance(request, Watch):
+                    _run_watcher(request, fds, sock)
+                else:
+                    _run_spawner(request, fds, sock, trees, zygote)
             finally:
                 os._exit(0)
 
@@ -126,7 +143,7 @@ def main(control: socket.socket) -> None:
 
 def _serve(control: socket.socket, trees: list[cgroups.Hierarchy]) -> None:
     while True:
-        packet, fds = linux.receive_fds(control, MAX_REQUEST, 4)
+        packet, fds = linux.receive_fds(control, MAX_REQUEST, 8)
         if not packet:
             return
         try:

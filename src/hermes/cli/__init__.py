@@ -3,7 +3,9 @@
 import typer
 
 import hermes
-from hermes.cli import config, doctor, image, sessions
+from hermes.cli import artifacts, config, doctor, image, sessions
+from hermes.cli.search import search
+from hermes.cli.stats import stats
 from hermes.cli.up import up
 from hermes.cli.verify import verify
 
@@ -16,6 +18,9 @@ app = typer.Typer(
 )
 app.command()(up)
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(artifacts.app, name="artifacts")
+app.command()(search)
+app.command()(stats)
 app.add_typer(image.app, name="image")
 app.add_typer(config.app, name="config")
 app.command()(doctor.doctor)

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from hermes.config.analysis import AnalysisConfig
+from hermes.config.artifacts import ArtifactsConfig
 from hermes.config.section import Conflict, Section, repeated
 from hermes.config.values import (
     Address,
@@ -364,6 +366,8 @@ class Settings(Section):
     container_pool: ContainerPoolConfig = ContainerPoolConfig()
     recording: RecordingConfig = RecordingConfig()
     evidence: EvidenceConfig = EvidenceConfig()
+    artifacts: ArtifactsConfig = ArtifactsConfig()
+    analysis: AnalysisConfig = AnalysisConfig()
     logging: LoggingConfig = LoggingConfig()
     metrics: MetricsConfig = MetricsConfig()
     data_dir: DataPath = Path("/var/lib/hermes")
@@ -393,6 +397,11 @@ class Settings(Section):
     def index_dir(self) -> Path:
         """Where what is derived from the journal is kept: the analyst's own directory."""
         return self.data_dir / "index"
+
+    @property
+    def index_path(self) -> Path:
+        """The index."""
+        return self.index_dir / "index.db"
 
     @property
     def outputs_dir(self) -> Path:

@@ -19,7 +19,7 @@ from hermes.store import streams
 PIECE = 1024 * 1024
 _ARTIFACTS = (
     "SELECT DISTINCT body ->> '$.sha256', body ->> '$.size' FROM events WHERE session_id = ? AND event = 'artifact.stored'"
-    " AND id <= ? ORDER BY 1"
+    " AND body ->> '$.source' != 'input' AND id <= ? ORDER BY 1"
 )
 
 

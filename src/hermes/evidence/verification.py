@@ -7,14 +7,17 @@ says is compared with what is there; what is not there must be told of as remove
 import re
 import sqlite3
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from hermes.evidence import artifacts, chain, manifest, sealing
+from hermes import artifacts
+from hermes.evidence import chain, manifest, sealing
 from hermes.evidence.findings import Finding, Summary, added, changed, missing, note, removed
 from hermes.evidence.manifest import Digest, Manifest
+from hermes.evidence.shelves import REMOVING
 from hermes.store import JournalReader, pruning, streams
 from hermes.store.ranges import Ranges
 from hermes.store.streams import Record
@@ -82,13 +85,20 @@ class Verification:
                 elif one.sequence != before.sequence + 1:
                     yield changed("manifest", str(one.sequence), f"it stands where number {before.sequence + 1} belongs")
                 elif one.previous != before.hash:
-                    yield changed("manifest", str(one.sequence), f"it does not follow from number {before.sequence} as it is here")
+                    yield changed(
+                        "manifest", str(one.sequence), f"it does not follow from number {before.sequence} as it is here"
+                    )
                 before = chain.Head(one.sequence, own)
             self._hashes += bytes.fromhex(own)
             self.summary.manifests += 1
         self.summary.head, self.summary.sequence = before.hash, before.sequence
         if self._noted is not None and not self._is_in_chain(self._noted):
             yield missing("manifest", self._noted[:64], "the head that was noted is not in the chain: it was cut or made anew")
+
+    def _last_now(self) -> int:
+        """The number of the chain's last manifest as it is now."""
+        found = (manifest.decode(line) for _, line in chain.lines(self._chain))
+        return max((one.sequence for one in found if one is not None), default=0)
 
     def _is_in_chain(self, noted: str) -> bool:
         if not _SHA256.fullmatch(noted):
@@ -116,7 +126,8 @@ class Verification:
         stream = _Stream(streams.between(db, 0), self._removed)
         others: set[str] = set()
         covered = 0
-        for _, line in chain.lines(self._chain):
+        # What was sealed since is later than this view of the journal.
+        for _, line in islice(chain.lines(self._chain), self.summary.manifests):
             if (one := manifest.decode(line)) is None:
                 continue
             yield from self._recording_files(db, one)
@@ -140,14 +151,14 @@ class Verification:
         before = stream.events
         yield from self._through(stream, streams.MAX_ID, None)
         self.summary.events, self.summary.unsealed = stream.events, stream.events - before
-        if stream.sealed > self.summary.sequence:
+        if stream.sealed > self.summary.sequence and stream.sealed > self._last_now():
             cut = f"{self.summary.sequence + 1}-{stream.sealed}"
             yield missing("manifest", cut, "the journal states them, and the chain ends before: its end was cut")
         self.summary.removed_events = len(self._removed)
 
     def _through(self, stream: "_Stream", through: int, one: Manifest | None) -> Iterator[Finding]:
         """Go on in the journal, and compare what comes with what a manifest says of it."""
-        everything, removals, gone = Digest(), Digest(), len(stream.explained)
+        everything, removals, gone = Digest(), Digest(), stream.explained
         for record in stream.take(through):
             line = record.line
             everything.add(record.id, line)
@@ -157,7 +168,7 @@ class Verification:
         yield from stream.gaps()
         if one is None:
             return
-        absent = sum(last - first + 1 for first, last in stream.explained[gone:])
+        absent = stream.explained - gone
         what = f"{one.after + 1}-{one.through}"
         if removals.covered != one.removals and not (absent and removals.count < one.removals.count):
             yield changed("journal", what, f"its removals are not those that manifest {one.sequence} covers")
@@ -189,7 +200,7 @@ class Verification:
         elif found.count:
             how = f"{found.count} events here, {one.events.count} then"
             yield changed("session", one.session_id, f"its events are not those that manifest {one.sequence} covers ({how})")
-        elif self._removed.covers(one.events.first, one.events.first) and self._removed.covers(one.events.last, one.events.last):
+        elif self._by_retention(one):
             self.summary.removed_sessions += 1
             yield removed("session", one.session_id, f"{one.events.count} events, by retention")
         else:
@@ -225,13 +236,16 @@ class Verification:
                 yield added("recording", path, "it was not there when its session was sealed")
 
     def _is_told(self, session_id: str, place: str) -> bool:
-        """Whether its removal is told of by now: it may have gone while we looked."""
+        """Whether its removal is told of by now (it may have gone while we looked), or is under way."""
         with JournalReader(self._path) as reader, reader.snapshot() as db:
-            return pruning.is_stated(db, session_id, "evidence.removed", "path", place)
+            if pruning.is_stated(db, session_id, "evidence.removed", "path", place):
+                return True
+        return any((self._recordings / REMOVING).glob(f"{place.replace('/', ',')},*"))
 
     def _by_retention(self, one: Manifest) -> bool:
-        """Whether the session's events went by retention, and with age what told of its recording."""
-        return self._removed.covers(one.events.first, one.through)
+        """Whether the session's events went by retention (and with age what told of the removal of its files)."""
+        ends = (one.events.first, one.events.last)
+        return all(self._removed.covers(identity, identity) for identity in ends)
 
     def _kept_files(self, one: Manifest) -> Iterator[Finding]:
         for artifact in one.artifacts:
@@ -244,7 +258,7 @@ class Verification:
             self._checked.add(key)
             path = artifacts.path(self._artifacts, artifact.sha256)
             if not path.is_file():
-                told = key in self._gone
+                told = key in self._gone or self._by_retention(one)
                 yield (removed if told else missing)(
                     "artifact", artifact.sha256, "by retention" if told else "it is gone, and no removal tells of it"
                 )
@@ -263,8 +277,8 @@ class _Stream:
         self._next: Record | None = next(records, None)
         self._last = 0
         self._gaps: list[tuple[int, int]] = []
-        self.explained: list[tuple[int, int]] = []
-        """Ids left out by retention."""
+        self.explained = 0
+        """Ids left out by retention, so far."""
         self.events = 0
         self.sealed = 0
         """The highest number of a manifest that is stated."""
@@ -274,13 +288,15 @@ class _Stream:
         while self._next is not None and self._next.id <= through:
             one = self._next
             self._skip_to(one.id)
+            self._last = one.id
             self.events += 1
             if one.event == "session.sealed":
                 self.sealed = max(self.sealed, _sequence(one))
             yield one
             self._next = next(self._records, None)
-        if self._next is not None:
+        if self._next is not None and through > self._last:
             self._skip_to(through + 1)
+            self._last = through
 
     def gaps(self) -> Iterator[Finding]:
         """Yield what was left out since the last call, and nobody tells of."""
@@ -289,13 +305,11 @@ class _Stream:
         self._gaps = []
 
     def _skip_to(self, identity: int) -> None:
-        first = self._last + 1
-        if first < identity:
-            gap = Ranges([(first, identity - 1)])
-            for pair in gap & self._removed:
-                self.explained.append(pair)
+        """Note the ids between the last one and this one: nobody has them."""
+        if self._last + 1 < identity:
+            gap = Ranges([(self._last + 1, identity - 1)])
+            self.explained += sum(last - first + 1 for first, last in gap & self._removed)
             self._gaps += gap - self._removed
-        self._last = max(self._last, identity) if identity > self._last else self._last
 
 
 def _sequence(record: Record) -> int:

@@ -42,6 +42,7 @@ from hermes.broker.image import Image
 from hermes.broker.policy import Policy
 from hermes.broker.spools import Spools
 from hermes.broker.trees import Copied
+from hermes.broker.watching import Watching
 from hermes.broker.zygote import Zygote
 from hermes.config.models import ContainerPoolConfig
 from hermes.errors import EngineError
@@ -80,7 +81,9 @@ class DockerEngine:
 
     name = "docker"
 
-    def __init__(self, config: ContainerPoolConfig, *, data_dir: Path, image: Image | str, instance: str, spools: Spools | None = None) -> None:
+    def __init__(
+        self, config: ContainerPoolConfig, *, data_dir: Path, image: Image | str, instance: str, spools: Spools | None = None
+    ) -> None:
         self.runtime: str = "docker's default" if config.runtime == "auto" else config.runtime
         self._config = config
         self._data_dir = data_dir
@@ -91,6 +94,7 @@ class DockerEngine:
         self._gvisor = False
         self._client: Docker | None = None
         self._zygote = Zygote()
+        self._watching = Watching(config.watch, spools, self._zygote)
         self._cells: dict[str, _Cell] = {}
         self._tasks = TaskOwner("docker")
         self._removers = asyncio.Semaphore(REMOVERS)
@@ -159,6 +163,7 @@ class DockerEngine:
                     await cell.server.close()
             self._cells.clear()
             await self._tasks.close()
+            self._watching.close()
             await self._zygote.close()
             if self._client is not None:
                 client, self._client = self._client, None
@@ -235,7 +240,7 @@ class DockerEngine:
             raise EngineError("docker: container_pool.docker.entry is spawner, but the daemon is on another machine; use auto")
         if entry != "api" and cell.pidfd is not None and not self._gvisor:
             try:
-                return await self._zygote.enter(box.pid, policy=self._policy, pidfd=cell.pidfd)
+                return await self._watching.enter(box, pidfd=cell.pidfd, policy=self._policy)
             except EngineError as error:
                 if entry == "spawner" or cell.ended.is_set():
                     raise
@@ -297,9 +302,12 @@ class DockerEngine:
             end_sandbox(cell.pidfd)
         if keep is not None:
             await self._kill(cell.name)
+            await self._watching.finish(cell.box.id)
             async with self._asking("keep what changed in a container", _KEEP_TIMEOUT):
                 cell.copied = await self._changes(cell.name, cell.details).keep(keep)
         await self._remove(cell.box.id)
+        await self._watching.finish(cell.box.id)
+        self._watching.end(cell.box.id)
         self._cells.pop(cell.box.id, None)
         self._init_ended(cell)
         if cell.server is not None:

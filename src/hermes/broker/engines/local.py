@@ -24,7 +24,7 @@ from typing import ParamSpec, Protocol, TypeVar
 import structlog
 
 from hermes.broker import cgroups, programs, trees
-from hermes.broker.boxfs import IDS, BoxFiles, Places, own_working_directory, throw_away
+from hermes.broker.boxfs import IDS, BoxFiles, Places, origin, own_working_directory, throw_away
 from hermes.broker.cgroups import BoxCgroup
 from hermes.broker.disks import Disks
 from hermes.broker.engines.base import Box
@@ -36,6 +36,7 @@ from hermes.broker.janitor import sweep
 from hermes.broker.oci import Runtime, config, occupy_tmp
 from hermes.broker.policy import Policy
 from hermes.broker.spools import Spools
+from hermes.broker.watching import Watching
 from hermes.broker.zygote import Zygote
 from hermes.config.models import ContainerPoolConfig
 from hermes.errors import ConfigError, EngineError, MachineError
@@ -94,7 +95,13 @@ class LocalEngine:
     name = "local"
 
     def __init__(
-        self, config: ContainerPoolConfig, *, data_dir: Path, image: Image, instance: str, runtime_dir: Path | None = None,
+        self,
+        config: ContainerPoolConfig,
+        *,
+        data_dir: Path,
+        image: Image,
+        instance: str,
+        runtime_dir: Path | None = None,
         spools: Spools | None = None,
     ) -> None:
         self.policy = Policy(config.security, config.limits)
@@ -102,6 +109,7 @@ class LocalEngine:
         self.runtime_dir = runtime_dir or Path("/run/hermes") / instance
         self._config = config
         self._image = image
+        self._origin = origin(image.rootfs, config.hostname)
         self._places = Places(self.runtime_dir, data_dir)
         self._disks = Disks(data_dir / "templates", config.limits)
         self._instance = instance
@@ -115,6 +123,7 @@ class LocalEngine:
         self._swap = False
         self._bpf: str | None = None
         self.zygote = Zygote()
+        self._watching = Watching(config.watch, spools, self.zygote)
         self._threads = ThreadPoolExecutor(config.concurrency + 1, "hermes-local", initializer=own_working_directory)
         self._tasks = TaskOwner("local-engine")
         self._deleting = asyncio.Lock()
@@ -158,6 +167,7 @@ class LocalEngine:
                 # Version 2 does not tell before a cgroup below the root has the memory controller; the trial's parent has it.
                 self._swap = cgroups.counts_swap(self._trees)
                 self.runtime = name
+                self._watching.say(None if not self._runtime.is_runsc else "a container of gVisor's has a kernel of its own")
                 log.info("OCI runtime chosen", runtime=name)
                 return
         raise EngineError("no OCI runtime works: " + "; ".join(failures))
@@ -191,7 +201,7 @@ class LocalEngine:
         if self._runtime is not None and self._runtime.is_runsc:
             cell.server, sock = await OciExecServer.enter(self._runtime, box.id, self.policy)
         else:
-            sock = await self.zygote.enter(box.pid, policy=self.policy, pidfd=cell.pidfd)
+            sock = await self._watching.enter(box, pidfd=cell.pidfd, policy=self.policy)
         try:
             cell.cgroup.end_boot(self.policy.limits.cpu_weight, self.policy.cpu_burst)
         except OSError as error:
@@ -228,6 +238,7 @@ class LocalEngine:
         failures = [result for result in await asyncio.gather(*ends, return_exceptions=True) if isinstance(result, EngineError)]
         self._closed = True
         await self._tasks.close()
+        self._watching.close()
         await self.zygote.close()
         for namespace in self._namespaces.values():
             os.close(namespace)
@@ -318,11 +329,13 @@ class LocalEngine:
             return None
         try:
             await self._kill(cell)
+            await self._watching.finish(cell.box.id)
             if keep is not None:
-                cell.copied = await self._in_thread(cell.files.keep, keep, budget(self._config.forensics))
+                cell.copied = await self._in_thread(cell.files.keep, keep, budget(self._config.forensics), self._origin)
             doomed = await self._in_thread(self._places.take_down, cell.files)
         except (OSError, EngineError) as error:
             return EngineError(f"box {cell.box.id} cannot be removed: {error}")
+        self._watching.end(cell.box.id)
         if cell.pidfd >= 0:
             asyncio.get_running_loop().remove_reader(cell.pidfd)
             os.close(cell.pidfd)
@@ -376,7 +389,7 @@ class LocalEngine:
     async def recover(self, container_id: str, *, keep: Path | None) -> trees.Copied | None:
         files = self._places.files(container_id)
         try:
-            return await self._in_thread(self._places.recover, files, keep, budget(self._config.forensics))
+            return await self._in_thread(self._places.recover, files, keep, budget(self._config.forensics), self._origin)
         except OSError as error:
             raise EngineError(f"changes of box {container_id} cannot be kept: {_told(error)}") from error
 

@@ -3,7 +3,7 @@
 import typer
 
 import hermes
-from hermes.cli import artifacts, config, doctor, image, sessions
+from hermes.cli import artifacts, config, doctor, image, sessions, verify_evidence
 from hermes.cli.search import search
 from hermes.cli.stats import stats
 from hermes.cli.up import up
@@ -25,6 +25,7 @@ app.add_typer(image.app, name="image")
 app.add_typer(config.app, name="config")
 app.command()(doctor.doctor)
 app.command()(verify)
+app.command("verify-evidence")(verify_evidence.check)
 
 
 @app.command()

@@ -21,9 +21,10 @@ _STYLES = {State.REMOVED: "dim", State.NOTE: "yellow"}
 
 
 @reporting()
-def verify_evidence(
+def check(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="A file that `hermes sessions export` made; by default all that is kept.")
+        Path | None,
+        typer.Argument(metavar="[BUNDLE]", help="A file that `hermes sessions export` made; by default all that is kept."),
     ] = None,
     head: Annotated[
         str | None, typer.Option(metavar="HASH", help="The head of the chain as it was noted once; it must still be in it.")
@@ -34,14 +35,14 @@ def verify_evidence(
 ) -> None:
     """Check recordings, events and artifacts against the chain of manifests (exit code 1 when something is not as it was sealed).
 
-    It reads everything that is kept. It can run beside a sensor, and changes nothing. Note the head that it prints elsewhere: with
+    It reads everything that is kept, changes nothing, and can run beside a sensor. Note elsewhere the head that it prints: with
     --head it tells later whether the chain was cut or made anew.
     """
-    check = _of_bundle(bundle, head) if bundle is not None else _of_sensor(config, overrides, head)
+    look = _of_bundle(bundle, head) if bundle is not None else _of_sensor(config, overrides, head)
     counts = dict.fromkeys(State, 0)
     listed: list[Finding] = []
     try:
-        for finding in check.findings():
+        for finding in look.findings():
             counts[finding.state] += 1
             if counts[finding.state] > LISTED:
                 continue
@@ -56,13 +57,13 @@ def verify_evidence(
         print_json(
             {
                 "ok": not wrong,
-                **msgspec.to_builtins(check.summary),
+                **msgspec.to_builtins(look.summary),
                 "counts": {state.value: count for state, count in counts.items()},
                 "findings": msgspec.to_builtins(listed),
             }
         )
     else:
-        for line in _told(check.summary, wrong):
+        for line in _told(look.summary, wrong):
             console.print(line, soft_wrap=True)
     if wrong:
         raise typer.Exit(FAILED)
@@ -88,9 +89,10 @@ def _line(finding: Finding) -> Text:
 
 
 def _told(summary: Summary, wrong: int) -> Iterator[str]:
-    yield f"{summary.manifests} manifests, {summary.sessions} sessions, {summary.files} recording files and {summary.artifacts} artifacts read."
+    read = [f"{summary.manifests} manifests", f"the events of {summary.sessions} sessions"]
+    yield ", ".join([*read, f"{summary.files} files", f"{summary.artifacts} artifacts"]) + " read."
     if summary.events:
-        told = [f"{summary.events} events in the journal"]
+        told = [f"{summary.events} events"]
         told += [f"{summary.removed_events} removed by retention"] if summary.removed_events else []
         told += [f"{summary.unproven} beside those, not provable any more"] if summary.unproven else []
         told += [f"{summary.unsealed} not sealed yet"] if summary.unsealed else []

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from structlog.testing import capture_logs
@@ -23,7 +24,6 @@ SEALED = "SELECT body ->> '$.sequence' || ' ' || session_id FROM events WHERE ev
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(sealer, "GATHER_SECONDS", 0.01)
     monkeypatch.setattr(sealer, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(sealer, "LEFT_SECONDS", 0.01)
     (tmp_path / "journal").mkdir()
@@ -31,7 +31,15 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 @asynccontextmanager
-async def sealing(settings: Settings, **more: Any) -> AsyncIterator[tuple[Journal, Sealer]]:
+async def sealing(settings: Settings, *, gather: float = 0.01, **more: Any) -> AsyncIterator[tuple[Journal, Sealer]]:
+    """A journal, and its sealer at work."""
+    with patch.object(sealer, "GATHER_SECONDS", gather):
+        async with _sealing(settings, **more) as both:
+            yield both
+
+
+@asynccontextmanager
+async def _sealing(settings: Settings, **more: Any) -> AsyncIterator[tuple[Journal, Sealer]]:
     journal = Journal(settings.journal_path, sensor="s1")
     journal.open()
     one = Sealer(settings, journal, **more)
@@ -85,9 +93,8 @@ async def test_each_session_gets_a_manifest_that_names_the_one_before(settings: 
 
 @pytest.mark.asyncio
 async def test_what_is_left_is_sealed_when_the_sensor_stops(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealer, "GATHER_SECONDS", 1000)
     monkeypatch.setattr(sealer, "BATCH", 2)
-    async with sealing(settings) as (journal, one):
+    async with sealing(settings, gather=1000) as (journal, one):
         for number in range(5):
             play(journal, settings, f"s{number}")
             one.settled(f"s{number}")

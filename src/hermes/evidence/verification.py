@@ -56,6 +56,8 @@ class Verification:
         """The number of the first manifest there is."""
         self._removed = Ranges()
         """Ids of events that retention removed."""
+        self._cut = Ranges()
+        """Numbers of manifests that retention removed."""
         self._gone: set[bytes] = set()
         """Artifacts that retention removed."""
         self._checked: set[bytes] = set()
@@ -65,6 +67,10 @@ class Verification:
         yield from self._links()
         with JournalReader(self._path) as reader, reader.snapshot() as db:
             self._read_removals(db)
+            if self._first > 1:
+                told = self._cut.covers(1, self._first - 1)
+                detail = "by retention" if told else "the chain does not begin with its first manifest, and no removal tells why"
+                yield (removed if told else missing)("manifest", f"1-{self._first - 1}", detail)
             yield from self._walk(db)
 
     # ---- the chain by itself
@@ -80,8 +86,6 @@ class Verification:
             else:
                 if number == 1:
                     self._first = one.sequence
-                    if one.sequence != 1:
-                        yield missing("manifest", f"1-{one.sequence - 1}", "the chain does not begin with its first manifest")
                 elif one.sequence != before.sequence + 1:
                     yield changed("manifest", str(one.sequence), f"it stands where number {before.sequence + 1} belongs")
                 elif one.previous != before.hash:
@@ -117,6 +121,8 @@ class Verification:
         for what, path, ids in db.execute(query):
             if ids:
                 pairs += Ranges.parse(ids)
+            if what == "manifests":
+                self._cut |= Ranges.parse(path or "")
             if what == "artifact" and _SHA256.fullmatch(path or ""):
                 self._gone.add(bytes.fromhex(path))
         self._removed = Ranges(pairs)

@@ -13,8 +13,10 @@ from structlog.testing import capture_logs
 
 from hermes.config import Settings
 from hermes.evidence import chain, manifest, sealer
+from hermes.evidence.findings import State
 from hermes.evidence.manifest import Manifest
 from hermes.evidence.sealer import Sealer
+from hermes.evidence.verification import Verification
 from hermes.store import Journal, pruning
 from tests.unit.evidence.test_sealing import record
 from tests.unit.store.facts import eventually, login, logout, stored, write
@@ -183,3 +185,31 @@ async def test_a_session_that_retention_took_first_gets_none_and_holds_nobody_up
         one.settled("here")
         await eventually(lambda: not one.pending)
     assert [it.session_id for it in chained(settings)] == ["here"]
+
+
+@pytest.mark.asyncio
+async def test_the_chain_has_an_end_and_what_went_is_told(settings: Settings) -> None:
+    tight = Settings.model_validate({"data_dir": str(settings.data_dir), "evidence": {"max_journal_bytes": 2**20}})
+    path = settings.journal_dir / chain.NAME
+    longest = 0
+    for run in range(4):
+        async with sealing(tight) as (journal, one):
+            for number in range(60):
+                for fact in (*login(f"s{run}-{number}"), *logout(f"s{run}-{number}")):
+                    journal.emit(fact)
+                one.settled(f"s{run}-{number}")
+            await eventually(lambda: not one.pending)
+        longest = max(longest, path.stat().st_size)
+    assert longest <= 2**20 // sealer.CHAIN_SHARE
+    found = [manifest.decode(line) for _, line in chain.lines(path)]
+    assert found[0] is not None
+    assert found[-1] is not None
+    assert found[0].sequence > 1
+    assert found[-1].sequence == 240
+    gone = stored(settings.journal_path, "SELECT body ->> '$.path' FROM events WHERE event = 'evidence.removed'")
+    assert gone[-1].endswith(f"-{found[0].sequence - 1}")
+    checked = Verification(settings.journal_path, settings.recordings_dir, settings.artifacts_dir)
+    assert {it.state for it in checked.findings()} == {State.REMOVED}
+    path.write_bytes(b"".join(line + b"\n" for _, line in list(chain.lines(path))[1:]))
+    checked = Verification(settings.journal_path, settings.recordings_dir, settings.artifacts_dir)
+    assert ("missing", "manifest") in {(it.state.value, it.what) for it in checked.findings()}

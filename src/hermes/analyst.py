@@ -13,7 +13,7 @@ def main() -> None:
     """Run the analyst until the launcher ends it or is gone."""
     insight = Insight(artifact)
     background.run(
-        "analyst", rules=own_files, before=insight.prepare, work=lambda settings, report: run(settings, report, insight)
+        "analyst", rules=own_files, before=insight.prepare, work=lambda settings, report: run(settings, report, insight.stages())
     )  # fmt: skip
 
 

@@ -52,3 +52,7 @@ class JournalError(HermesError):
 
 class AnalysisError(HermesError):
     """The index cannot be opened, read or written, or cannot answer what was asked. The text says why."""
+
+
+class GeoError(HermesError):
+    """A geographic database cannot be had, or cannot be used."""

@@ -23,7 +23,7 @@ import structlog
 import hermes
 from hermes import events, log
 from hermes.config import Settings
-from hermes.confine.landlock import OWN, Files, Rule
+from hermes.confine.landlock import OWN, READ, Files, Rule
 from hermes.confine.process import confine
 from hermes.container import BrokerEvent, ContainerPool, ControlSocket, Report
 from hermes.container.messages import Peer, Reload
@@ -32,6 +32,7 @@ from hermes.evidence import Keeper
 from hermes.evidence.intake import Intake
 from hermes.evidence.recovery import unstated
 from hermes.evidence.sealer import Sealer
+from hermes.geo.databases import Databases
 from hermes.metrics import Endpoint, Metrics, Watch
 from hermes.recording import Quota, SessionRecorder
 from hermes.server.hostkeys import load_or_make
@@ -42,6 +43,7 @@ from hermes.session.inputs import Input, is_input
 from hermes.session.lines import LineAssembler
 from hermes.session.proxy import ContainerLostError
 from hermes.store import Journal
+from hermes.store.cursors import standing
 from hermes.tasks import TaskOwner
 
 logger = structlog.get_logger(__name__)
@@ -88,7 +90,9 @@ def own_files(settings: Settings) -> list[Rule]:
     if settings.recording.enabled:
         directories[settings.recordings_dir] = f"recordings cannot be written (let {user} in, or set recording.output_dir)"
     own = [Rule(directory, OWN, complaint) for directory, complaint in sorted(directories.items())]
-    return [*own, Rule(Path("/proc/self"), Files.READ_FILE)]
+    geo = [settings.geo_dir, *filter(None, (settings.geo.country, settings.geo.asn))]
+    read = [Rule(path, Files.READ_FILE | Files.READ_DIR, optional=True) for path in geo]
+    return [*own, *read, Rule(settings.outputs_dir, READ), Rule(Path("/proc/self"), Files.READ_FILE)]
 
 
 async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namespace, report: Report) -> None:
@@ -126,19 +130,21 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
                 lines=lines if isinstance(lines, Path) else None,
             )  # fmt: skip
             await keeper.start()
+            geo = Databases(settings)
+            geo.open()
             front = Front(
                 settings, journal, load_or_make(settings.keys_dir),
                 handler=sessions.run_channel, on_channel_opened=sessions.prepare, on_session_over=sessions.over,
-                no_room=lambda: keeper.refusal,
+                no_room=lambda: keeper.refusal, origin=geo.origin,
             )  # fmt: skip
+            watched = [it.name for it in settings.outputs]
             control = ControlSocket(
                 socket.socket(fileno=fds.control), on_peer=lambda sock, said: _attach(sock, said, pool, journal),
-                on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, journal),
+                on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, geo, journal, watched),
             )  # fmt: skip
             control.start()
-            endpoint = Endpoint(
-                fds.metrics and socket.socket(fileno=fds.metrics), metrics, Watch(front, journal, pool, intake).look
-            )
+            watch = Watch(front, journal, pool, intake, lambda: standing(settings.journal_path, settings.outputs_dir, watched))
+            endpoint = Endpoint(fds.metrics and socket.socket(fileno=fds.metrics), metrics, watch.look)
             await endpoint.start()
             sockets = [socket.socket(fileno=fd) for fd in fds.listen]
             gc.collect()
@@ -195,10 +201,14 @@ def _attach(sock: socket.socket, said: Peer, pool: ContainerPool, journal: Journ
             journal.emit(events.SensorRecovered(process=process, reason=how))
 
 
-def _reload(settings: Settings, said: Reload, front: Front, journal: Journal) -> None:
-    """Take over the settings, for connections that come from now on."""
+def _reload(
+    settings: Settings, said: Reload, front: Front, geo: Databases, journal: Journal, watched: list[str]
+) -> None:  # fmt: skip
+    """Take over the settings, for connections that come from now on, and databases that are new."""
     log.configure(settings.logging, process="front")
     front.reconfigure(settings)
+    geo.open()
+    watched[:] = (it.name for it in settings.outputs)
     with contextlib.suppress(JournalError):  # it has said so itself
         journal.emit(events.SensorReloaded(changed=said.changed, ignored=said.ignored))
 

@@ -98,6 +98,8 @@ class ProcessAccount:
                 self._families[child] = child
             elif (family := self._families.get(parent)) is not None:
                 self._families[child] = family
+            else:  # the number may have been another's before
+                self._families.pop(child, None)
 
     def _has_executed(self, pid: int, at: float) -> None:
         with self._lock:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ class Script:
         """From a line of the corpus."""
         accepted = [attempt for attempt in line["auth"] if attempt["ok"]] or line["auth"] or [{"u": "root", "p": "root"}]
         username, password = accepted[-1]["u"] or "root", accepted[-1]["p"] or "root"
-        if not username.isascii() or not username.replace("-", "").replace("_", "").isalnum() or username[0] == "-":
+        if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", username):  # no name that a Linux has
             username = "root"
         shell = line["mode"] in ("pty", "shell", "both")
         return cls(line["id"], username, password, tuple(line["inputs"]), shell)

@@ -9,7 +9,6 @@ import structlog
 from hermes.analysis.commands import Commands
 from hermes.analysis.documents import Documents
 from hermes.analysis.index import Index, IndexDamaged
-from hermes.analysis.insight import Insight
 from hermes.analysis.stage import Stage, Working
 from hermes.analysis.stats import Stats
 from hermes.analysis.sweep import Sweep
@@ -30,10 +29,9 @@ RETRY_SECONDS = 2.0
 """After which what failed is tried again."""
 
 
-def stages(settings: Settings, insight: Insight) -> list[Stage]:
-    """All stages, in the order in which they take a batch: one may read what those before it wrote."""
-    documents = Documents(settings.recordings_dir, settings.analysis.output_bytes)
-    return [Visits(), documents, Commands(), Stats(), *insight.stages()]
+def stages(settings: Settings) -> list[Stage]:
+    """What is searched and counted, in the order in which they take a batch: one may read what those before it wrote."""
+    return [Visits(), Documents(settings.recordings_dir, settings.analysis.output_bytes), Commands(), Stats()]
 
 
 class Analyst:
@@ -113,12 +111,12 @@ class Analyst:
         return ""
 
 
-async def run(settings: Settings, report: Report, insight: Insight) -> None:
-    """Keep the index up to date until cancelled."""
+async def run(settings: Settings, report: Report, insight: Sequence[Stage] = ()) -> None:
+    """Keep the index up to date until cancelled. `insight`: the stages that need more than the settings to be made."""
     if not settings.analysis.enabled:
         report("ready")
         await asyncio.Event().wait()
-    analyst = Analyst(settings, stages(settings, insight))
+    analyst = Analyst(settings, [*stages(settings), *insight])
     with concurrent.futures.ThreadPoolExecutor(1, "analyst") as thread:  # at the end it waits for the step that is being done
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(thread, analyst.open)

@@ -48,7 +48,9 @@ def main() -> None:
     report = Report(fds.status)
     try:
         with target_image(settings) as target:
-            spools = Spools(settings.data_dir / "watched")
+            account = pwd.getpwnam(settings.sensor.user)
+            files = budgets(settings.artifacts, settings.artifacts_dir, account.pw_gid)
+            spools = Spools(settings.data_dir / "watched", files)
             asyncio.run(_run(settings, make_engine(settings, target, spools), spools, fds.control, report))
     except HermesError as error:
         report(f"failed {error}")
@@ -95,8 +97,7 @@ async def _run(settings: Settings, engine: Engine, spools: Spools, control_fd: i
         loop.add_signal_handler(number, stop.set)
     log.handle_loop_exceptions(loop)
     config = settings.container_pool
-    account = pwd.getpwnam(settings.sensor.user)
-    fronts = Fronts(user=account.pw_uid, spools=spools, on_alone=lambda: report("alone"))
+    fronts = Fronts(user=pwd.getpwnam(settings.sensor.user).pw_uid, spools=spools, on_alone=lambda: report("alone"))
     start = _Start(config.size, report)
 
     def emit(fact: BrokerEvent) -> None:
@@ -104,9 +105,13 @@ async def _run(settings: Settings, engine: Engine, spools: Spools, control_fd: i
         fronts.emit(fact)
 
     report(f"progress starting the {config.engine} engine")
-    kept = budgets(settings.artifacts, settings.artifacts_dir, account.pw_gid)
-    differences = Differences(kept, settings.artifacts.session_changes, emit=emit, room=lambda: fronts.has_room)
-    forensics = Forensics(settings.data_dir / "stopped", config.forensics, emit=emit, differences=differences)
+    assert spools.files is not None
+    differences = Differences(
+        spools.files, settings.artifacts.session_changes, emit=emit, spool=spools.writer, room=lambda: fronts.has_room
+    )
+    forensics = Forensics(
+        settings.data_dir / "stopped", config.forensics, emit=emit, differences=differences, over=spools.end
+    )  # fmt: skip
     keeper = ArtifactKeeper(
         settings.artifacts_dir, settings.artifacts, emit=emit, room=lambda: fronts.has_room,
         active_since=lambda: forensics.held_since,
@@ -146,8 +151,8 @@ async def _run(settings: Settings, engine: Engine, spools: Spools, control_fd: i
                 gc.freeze()
                 report("ready")
                 tasks.spawn(report.stay_alive(), name="alive")
-                tasks.spawn(recover(engine, forensics, spools, left, emit=emit), name="recover")
                 tasks.spawn(keeper.run(), name="artifacts")
+                tasks.spawn(recover(engine, forensics, left, emit=emit), name="recover")
                 await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
         finally:
             control.close()

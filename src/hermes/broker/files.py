@@ -123,16 +123,16 @@ class Files:
 
     def busy(self) -> bool:
         """Whether there is something for `step` to do."""
-        return self._current is not None or bool(self._queue)
+        return self._has_work() or (self._flooded and not fanotify.waiting(self._group))
 
     def step(self) -> None:
         """Do a little of it."""
         until = time.monotonic() + STEP_SECONDS
-        while self.busy():
+        while self._has_work():
             self._advance()
             if time.monotonic() >= until:
-                break
-        if self._flooded and not self.busy() and not fanotify.waiting(self._group):
+                return
+        if self._flooded and not fanotify.waiting(self._group):
             self._resume()
 
     def executing(self, host_pid: int, fd: int) -> None:
@@ -156,9 +156,9 @@ class Files:
                 self._wake(everything=True)
                 while not self._is_full() and self._read():
                     pass
-                if not self.busy():
+                if not self._has_work():
                     break
-                while self.busy():
+                while self._has_work():
                     if time.monotonic() < deadline:
                         self._advance()
                     else:
@@ -171,6 +171,9 @@ class Files:
             self._store.close()
 
     # ---- from the kernel
+
+    def _has_work(self) -> bool:
+        return self._current is not None or bool(self._queue)
 
     def _is_full(self) -> bool:
         return len(self._seen) >= HELD

@@ -90,6 +90,7 @@ def outputs() -> bytes:
             *(_allowed(["socket"], (0, int(family))) for family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)),
             _allowed(["socket"], (0, int(socket.AF_NETLINK)), (2, _NETLINK_ROUTE)),
             {"names": ["connect", "bind", "sendto", "sendmsg", "sendmmsg"], "action": "SCMP_ACT_ALLOW"},
+            _allowed(["ioctl"], (1, termios.TIOCOUTQ)),
             but=frozenset({"sendto", "sendmsg", "sendmmsg"}),
         )
     )

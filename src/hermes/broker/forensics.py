@@ -89,12 +89,14 @@ class Forensics:
         *,
         emit: Callable[[BrokerEvent], None],
         differences: Differences | None = None,
+        over: Callable[[str], None] = lambda container_id: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.directory = directory
         self._config = config
         self._emit = emit
         self._differences = differences
+        self._over = over
         self._clock = clock
         self._holding: dict[str, float] = {}
         self._held = directory / _HELD
@@ -148,8 +150,15 @@ class Forensics:
     async def add(self, facts: Facts, copied: Copied | None = None) -> Path | None:
         """Take what an engine put at `place()` into care, with its facts, and return where it is; None if there is nothing.
 
-        `copied` is what the engine said of it; a budget that did not suffice is stated.
+        `copied` is what the engine said of it; a budget that did not suffice is stated, and how it differs from the image. Then
+        `over` is called with its id: no more is said of it.
         """
+        try:
+            return await self._add(facts, copied)
+        finally:
+            self._over(facts.container_id)
+
+    async def _add(self, facts: Facts, copied: Copied | None) -> Path | None:
         kept = self.directory / facts.container_id
         self._state_excess(facts.container_id, copied)
         if not kept.is_dir():

@@ -23,6 +23,7 @@ from hermes.broker.children import Child, Children, environment
 from hermes.broker.janitor import sweep
 from hermes.broker.notify import ServiceManager
 from hermes.config import Settings
+from hermes.config.outputs import secret_variables
 from hermes.container.control import ALIVE_SECONDS
 from hermes.container.messages import ControlMessage, Peer, Reload, encode
 from hermes.container.packets import know_senders
@@ -235,11 +236,16 @@ class Supervisor:
             if post is self._front:
                 fds += [("--listen", sock.fileno()) for sock in self._sockets]
                 fds += [("--metrics", self._metrics.fileno())] if self._metrics is not None else []
-            return self._children.start(post.name, post.module, fds)
+            return self._children.start(post.name, post.module, fds, self._secrets(post))
         finally:
             os.close(settings)
             os.close(filter_)
             os.close(look_filter)
+
+    def _secrets(self, post: _Post) -> dict[str, str]:
+        """Variables of our environment that the settings have this process use."""
+        wanted = secret_variables(self._settings.outputs) if "outputs" in post.sections else set()
+        return {name: os.environ[name] for name in sorted(wanted) if name in os.environ}
 
     def _settings_fd(self) -> int:
         return _in_memory(self._settings.model_dump_json().encode())

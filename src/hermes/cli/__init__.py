@@ -3,7 +3,7 @@
 import typer
 
 import hermes
-from hermes.cli import artifacts, config, doctor, image, sessions, verify_evidence
+from hermes.cli import artifacts, campaigns, config, doctor, geo, image, outputs, sessions, stix, techniques, verify_evidence
 from hermes.cli.search import search
 from hermes.cli.stats import stats
 from hermes.cli.up import up
@@ -21,8 +21,13 @@ app.add_typer(sessions.app, name="sessions")
 app.add_typer(artifacts.app, name="artifacts")
 app.command()(search)
 app.command()(stats)
+app.add_typer(campaigns.app, name="campaigns")
+app.add_typer(techniques.app, name="techniques")
+app.add_typer(stix.app, name="stix")
+app.add_typer(outputs.app, name="outputs")
 app.add_typer(image.app, name="image")
 app.add_typer(config.app, name="config")
+app.add_typer(geo.app, name="geo")
 app.command()(doctor.doctor)
 app.command()(verify)
 app.command("verify-evidence")(verify_evidence.check)

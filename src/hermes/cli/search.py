@@ -35,7 +35,7 @@ def search(
     query: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[WORD]…",
+            metavar="WORD",
             help="All of them must be there: `wget`, `/bin/busybox`, `chpass*`, and in this order `'rm -rf'`.",
         ),
     ] = None,

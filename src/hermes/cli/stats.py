@@ -32,7 +32,7 @@ class By(StrEnum):
 
 @reporting()
 def stats(
-    what: Annotated[list[What] | None, typer.Argument(metavar="[WHAT]…", help=f"One or more of {', '.join(KINDS)}.")] = None,
+    what: Annotated[list[What] | None, typer.Argument(metavar="WHAT", help=f"One or more of {', '.join(KINDS)}.")] = None,
     since: Annotated[
         str | None, typer.Option(metavar="WHEN", help="Only from then on: `90m`, `7d`, `2026-01-31`, `2026-01-31T12:00Z`.")
     ] = None,

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from hermes.config.models import RecordingConfig
+from hermes.config.keeping import RecordingConfig
 from hermes.errors import RecordingError, RecordingLimitError
 from hermes.recording import asciicast, lossless
 from hermes.recording.facts import MAX_COMMAND, MAX_TEXT, Facts

@@ -20,6 +20,10 @@ from tests.unit.analysis.world import World, artifact
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
 
 
+MINER = "3" * 64
+"""The hash of a content that is a miner."""
+
+
 class FakeScanner:
     """Finds in each file what its content names; and dies, or fails, of those that say so."""
 
@@ -50,7 +54,7 @@ def scans(scanner: object, directory: Path, *told: OnScanned, rules: str = "r1")
     def locate(sha256: str) -> Path:
         path = directory / f"content-{sha256}"
         if sha256 != "missing":
-            path.write_text(sha256)
+            path.write_text("miner" if sha256 == MINER else sha256)
         return path
 
     return Scans(cast(Scanner, scanner), locate, rules=rules, on_scanned=told)

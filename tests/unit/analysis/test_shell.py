@@ -237,9 +237,12 @@ def test_what_is_no_shell_is_not_clean() -> None:
 
 
 PIECES = st.sampled_from(
-    ["wget ", "http://", "'", '"', "$(", ")", "`", "|", ";", "&&", "<<EOF\n", "EOF\n", "\\", "${", "}", "echo ", "root:x", "|chpasswd", "-c ", "sh ",
-     "base64 ", "d2dldCBodHRwOi8vMTkyLjAuMi4x", "192.0.2.1", "[::1]", ":80", "\n", "\x00", "ssh-rsa AAAA", "passwd ", "-p ", "tftp get ", "$'\\x", "é", "\udc80"]
-)  # fmt: skip
+    [
+        *("wget ", "http://", "'", '"', "$(", ")", "`", "|", ";", "&&", "<<EOF\n", "EOF\n", "\\", "${", "}", "echo ", "root:x"),
+        *("|chpasswd", "-c ", "sh ", "base64 ", "d2dldCBodHRwOi8vMTkyLjAuMi4x", "192.0.2.1", "[::1]", ":80", "\n", "\x00"),
+        *("ssh-rsa AAAA", "passwd ", "-p ", "tftp get ", "$'\\x", "é", "\udc80"),
+    ]
+)
 
 
 @settings(max_examples=300, deadline=None)

@@ -48,51 +48,56 @@ class World:
         self.index.take(Position("j", batch[-1].id), batch)
         return batch
 
-    def session(
-        self,
-        *commands: str,
-        name: str = "",
-        user: str = "root",
-        password: str = "123456",
-        hassh: str = GO,
-        key: str | None = None,
-        failures: int = 0,
-        more: Sequence[Event] = (),
-        typed: bool = False,
-        closed: bool = True,
-    ) -> str:
-        """Let one attacker come, do this, and go; return the session's id. `more`: facts of the session, without its ids."""
+    def session(self, *commands: str, name: str = "", **what: Any) -> str:
+        """Let one attacker come, do this, and go (see `attack`); return the session's id."""
         name = name or f"session-{next(self._numbers)}"
-        ids: dict[str, Any] = {"connection_id": f"c-{name}"}
-        both: dict[str, Any] = {**ids, "session_id": name}
-        offered: dict[str, Any] = {"method": "password", "password": password}
-        if key is not None:
-            offered = {"method": "publickey", "key_type": "ssh-ed25519", "key_fingerprint": key, "key_signed": True}
-        facts: list[Event] = [
-            events.ConnectionOpened(source_ip="192.0.2.7", source_port=4001, local_ip="192.0.2.1", local_port=22, **ids),
-            events.ClientAlgorithms(hassh=hassh, kex=[], host_key=[], encryption=[], mac=[], compression=[], languages=[], **ids),
-            *(
-                events.AuthAttempt(method="password", username=user, password=f"no{it}", accepted=False, rule="denied", **ids)
-                for it in range(failures)
-            ),
-            events.AuthAttempt(username=user, accepted=True, rule="password", **offered, **ids),
-            events.SessionOpened(username=user, source_ip="192.0.2.7", source_port=4001, client_version="SSH-2.0-Go", **both),
-        ]
-        for number, command in enumerate(commands, 1):
-            if typed:
-                facts.append(events.ChannelInput(channel=1, line=command, **both))
-            else:
-                facts.append(events.ChannelStarted(channel=number, kind="exec", command=command, **both))
-        facts += [msgspec.structs.replace(it, **both) for it in more]
-        if closed:
-            facts.append(events.SessionClosed(cause="client", duration=1, channels=1, bytes_in=1, bytes_out=1, **both))
-            facts.append(events.ConnectionClosed(cause="client", duration=1, auth_attempts=1, channels=1, **ids))
-        self.state(*facts)
+        self.state(*attack(name, *commands, **what))
         return name
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Rows of the index."""
         return self.index.db.execute(query, values).fetchall()
+
+
+def attack(
+    name: str,
+    *commands: str,
+    user: str = "root",
+    password: str = "123456",
+    hassh: str = GO,
+    key: str | None = None,
+    failures: int = 0,
+    more: Sequence[Event] = (),
+    typed: bool = False,
+    closed: bool = True,
+    address: str = "192.0.2.7",
+) -> list[Event]:
+    """One session from its connection to its end. `more`: further facts of it, without its ids."""
+    ids: dict[str, Any] = {"connection_id": f"c-{name}"}
+    both: dict[str, Any] = {**ids, "session_id": name}
+    offered: dict[str, Any] = {"method": "password", "password": password}
+    if key is not None:
+        offered = {"method": "publickey", "key_type": "ssh-ed25519", "key_fingerprint": key, "key_signed": True}
+    facts: list[Event] = [
+        events.ConnectionOpened(source_ip=address, source_port=4001, local_ip="192.0.2.1", local_port=22, **ids),
+        events.ClientAlgorithms(hassh=hassh, kex=[], host_key=[], encryption=[], mac=[], compression=[], languages=[], **ids),
+        *(
+            events.AuthAttempt(method="password", username=user, password=f"no{it}", accepted=False, rule="denied", **ids)
+            for it in range(failures)
+        ),
+        events.AuthAttempt(username=user, accepted=True, rule="password", **offered, **ids),
+        events.SessionOpened(username=user, source_ip=address, source_port=4001, client_version="SSH-2.0-Go", **both),
+    ]
+    for number, command in enumerate(commands, 1):
+        if typed:
+            facts.append(events.ChannelInput(channel=1, line=command, **both))
+        else:
+            facts.append(events.ChannelStarted(channel=number, kind="exec", command=command, **both))
+    facts += [msgspec.structs.replace(it, **both) for it in more]
+    if closed:
+        facts.append(events.SessionClosed(cause="client", duration=1, channels=1, bytes_in=1, bytes_out=1, **both))
+        facts.append(events.ConnectionClosed(cause="client", duration=1, auth_attempts=1, channels=1, **ids))
+    return facts
 
 
 def artifact(sha256: str, path: str = "/tmp/x", size: int = 1000, source: str = "written") -> Event:

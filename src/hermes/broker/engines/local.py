@@ -335,7 +335,7 @@ class LocalEngine:
             doomed = await self._in_thread(self._places.take_down, cell.files)
         except (OSError, EngineError) as error:
             return EngineError(f"box {cell.box.id} cannot be removed: {error}")
-        self._watching.end(cell.box.id)
+        self._watching.end(cell.box.id, kept=keep is not None)
         if cell.pidfd >= 0:
             asyncio.get_running_loop().remove_reader(cell.pidfd)
             os.close(cell.pidfd)

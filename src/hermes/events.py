@@ -541,11 +541,13 @@ class SessionSealed(Event, frozen=True, kw_only=True, tag="session.sealed"):
 
 class EvidenceRemoved(Event, frozen=True, kw_only=True, tag="evidence.removed"):
     """Evidence was removed to hold a limit. `what`: `recording` (a session's, of one day), `journal` (connections with all their
-    events), `lines` (a full file of JSON lines, all of which the journal has or had) or `artifact` (the content of a file)."""
+    events), `lines` (a full file of JSON lines, all of which the journal has or had), `artifact` (the content of a file) or
+    `manifests` (the oldest of the chain)."""
 
     what: str
     path: str = ""
-    """Where it was: `DAY/SESSION` of a recording, the name of a file of lines, the SHA-256 of an artifact."""
+    """Where it was: `DAY/SESSION` of a recording, the name of a file of lines, the SHA-256 of an artifact, the numbers of
+    manifests (`1-500`)."""
     reason: str
     """The setting, such as `evidence.max_age`."""
     bytes: int

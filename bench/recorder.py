@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from hermes.config.models import RecordingConfig
+from hermes.config.keeping import RecordingConfig
 from hermes.recording import lossless
 from hermes.recording.lossless import Kind
 from hermes.recording.recorder import SessionRecorder

@@ -14,10 +14,12 @@ from hermes import events
 from hermes.broker.verify import probes as probe_modules
 from hermes.broker.verify.probe import ALL as PROBES
 from hermes.cli import app
-from hermes.config.fields import SECTIONS, SETTINGS, Setting
+from hermes.config.fields import SECTIONS, SETTINGS, Setting, own_settings
 from hermes.config.models import Settings
 from hermes.config.render import flow, to_yaml
+from hermes.config.section import Section
 from hermes.metrics import CATALOGUE, Metric
+from hermes.metrics.catalogue import OUTPUTS
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 MADE = "<!-- Made by scripts/gen_docs.py from {source}: change that, then run the script. -->"
@@ -117,6 +119,42 @@ def setting_rows(prefix: str) -> list[str]:
     )
 
 
+def item_rows(section: type[Section]) -> list[str]:
+    """The settings of one item of a list, those it must have first."""
+    own = sorted(own_settings(section), key=lambda it: not section.model_fields[it.key].is_required())
+    return table(
+        ("Key", "Type", "Default", "Meaning"),
+        *(
+            (
+                f"`{it.key}`",
+                cell(type_text(it)),
+                "must be set" if section.model_fields[it.key].is_required() else cell(default_text(it)),
+                cell(it.doc or f"`{get_args(it.kind.type)[0]}`."),
+            )
+            for it in own
+        ),
+    )
+
+
+ITEMS = (
+    (
+        "outputs",
+        "Outputs",
+        """\
+Each of `outputs` is a mapping; [the how-to](../how-to/outputs.md) shows them at work:
+
+    outputs:
+      - {type: jsonl, name: elk, path: /var/log/hermes/events.jsonl}
+      - {type: webhook, name: chat, url: "file:/etc/hermes/slack.url", format: slack, events: []}
+
+`sensor.user` writes the files; root reads the secrets. A SIGHUP takes over what was changed here and in `alerts`.""",
+    ),
+    ("alerts.rules", "Alert rules", "Alerts go through one of the outputs, after the event they are about."),
+    ("alerts.honeytokens", "Honeytokens", "Each thing named is looked for by itself."),
+)
+"""Lists of sections: key, heading, and what is to be said of them."""
+
+
 def example() -> str:
     """A complete configuration file that states every default."""
 
@@ -177,6 +215,11 @@ def configuration() -> str:
     for key, section in SECTIONS.items():
         lines += ["", f"## `{key}`", "", " ".join((section.__doc__ or "").split()), "", *setting_rows(key)]
     lines += ["", "## At the top of the file", "", *setting_rows("")]
+    for key, heading, text in ITEMS:
+        lines += ["", f"## {heading}", "", *text.splitlines()]
+        for tag, section in SETTINGS[key].kind.sections.items():
+            doc = " ".join((section.__doc__ or "").split())
+            lines += ["", f"### `type: {tag}`" if tag else f"### Each of `{key}`", "", doc, "", *item_rows(section)]
     lines += [
         "",
         "## A complete file",
@@ -290,7 +333,8 @@ client library: CPU time, memory and descriptors of the front.
 def metric_row(metric: Metric) -> tuple[str, ...]:
     labels = []
     for name, values in metric.labels.items():
-        known = {tuple(events.ALL): "any [event](events.md)", tuple(SETTINGS): "any [setting](configuration.md) that is a limit"}
+        known = {tuple(events.ALL): "any [event](events.md)", tuple(SETTINGS): "any [setting](configuration.md) that is a limit",
+             OUTPUTS: "any name in [`outputs`](configuration.md#outputs)"}  # fmt: skip
         labels.append(f"`{name}`: " + known.get(values, ", ".join(f"`{it}`" for it in values)))
     source = f"`{metric.event.tag()}`" if metric.event else "every event" if metric.kind == "counter" else "the moment"
     return f"`{metric.name}`", metric.kind, cell("; ".join(labels)), cell(metric.meaning), source

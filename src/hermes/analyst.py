@@ -2,14 +2,24 @@
 
 from pathlib import Path
 
-from hermes import analysis, background
+from hermes import background
+from hermes.analysis.insight import Insight
+from hermes.analysis.work import run
 from hermes.config import Settings
 from hermes.confine.landlock import OWN, READ, Files, Rule
 
 
 def main() -> None:
     """Run the analyst until the launcher ends it or is gone."""
-    background.run("analyst", rules=own_files, work=analysis.run)
+    insight = Insight(artifact)
+    background.run(
+        "analyst", rules=own_files, before=insight.prepare, work=lambda settings, report: run(settings, report, insight.stages())
+    )  # fmt: skip
+
+
+def artifact(directory: Path, sha256: str) -> Path:
+    """Where a content is kept."""
+    return directory / sha256[:2] / sha256[2:4] / sha256
 
 
 def own_files(settings: Settings) -> list[Rule]:

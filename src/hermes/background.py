@@ -30,17 +30,18 @@ def run(
     *,
     rules: Callable[[Settings], Sequence[Rule]],
     work: Work,
-    before: Callable[[Settings], None] = lambda settings: None,
+    before: Callable[[Settings, bytes], None] = lambda settings, look_filter: None,
     connects: bool = False,
 ) -> None:
     """Run `work` (which says `ready`) until the launcher ends this process or is gone. Exits 0 then, 1 when it cannot go on.
 
-    `rules`: the files it may use; `before` is called while it still has root's power and all files; `connects`: it may connect
-    to others.
+    `rules`: the files it may use; `before` is called while it still has root's power and all files, with the filter for who
+    looks at files for it, if any; `connects`: it may connect to others.
     """
     parser = argparse.ArgumentParser(prog=f"hermes {name}-process")
     parser.add_argument("--settings", type=int, required=True, help="fd of the settings as JSON")
     parser.add_argument("--filter", type=int, required=True, help="fd of the seccomp filter to submit to")
+    parser.add_argument("--look-filter", type=int, help="fd of the one that those submit to who look at files for it")
     parser.add_argument("--control", type=int, required=True, help="fd of a socket that closes when the launcher is gone")
     parser.add_argument("--status", type=int, required=True, help="fd to write lines to: ready, failed, alive")
     parser.add_argument("--lock", type=int, help="fd of the data directory's lock, held by being open")
@@ -53,8 +54,12 @@ def run(
     try:
         with os.fdopen(fds.filter, "rb") as file:
             program = file.read()
+        look_filter = b""
+        if fds.look_filter is not None:
+            with os.fdopen(fds.look_filter, "rb") as file:
+                look_filter = file.read()
         os.environ |= {"SQLITE_TMPDIR": str(settings.index_dir), "HOME": "/nonexistent"}
-        before(settings)
+        before(settings, look_filter)
         confine(settings.sensor.user, program, rules(settings), connects=connects)
         asyncio.run(_until_asked(settings, work, report, socket.socket(fileno=fds.control)))
     except HermesError as error:

@@ -48,3 +48,11 @@ class RecordingLimitError(RecordingError):
 
 class JournalError(HermesError):
     """The journal cannot be opened, read or written."""
+
+
+class AnalysisError(HermesError):
+    """The index cannot be opened, read or written, or cannot answer what was asked. The text says why."""
+
+
+class GeoError(HermesError):
+    """A geographic database cannot be had, or cannot be used."""

@@ -49,6 +49,17 @@ class ConnectionOpened(Event, frozen=True, kw_only=True, tag="connection.opened"
     """The addresses are those of a PROXY protocol header."""
 
 
+class ConnectionOrigin(Event, frozen=True, kw_only=True, tag="connection.origin"):
+    """Where the client's address is registered, by the databases that the operator has (`geo`)."""
+
+    country: str | None = None
+    """ISO 3166-1 alpha-2."""
+    asn: int | None = None
+    """The autonomous system that announces it."""
+    organization: str | None = None
+    """Whose that system is."""
+
+
 class ConnectionRefused(Event, frozen=True, kw_only=True, tag="connection.refused"):
     """A client connected and was cut at once: a limit was reached, or the sensor cannot keep evidence."""
 
@@ -63,12 +74,15 @@ class ClientVersion(Event, frozen=True, kw_only=True, tag="connection.version"):
     """The client's identification string, such as `SSH-2.0-Go`."""
 
     version: str
+    elapsed: float | None = None
+    """Seconds since the connection opened."""
 
 
 class ClientAlgorithms(Event, frozen=True, kw_only=True, tag="connection.algorithms"):
     """The algorithms the client offered in its first SSH_MSG_KEXINIT, in its order, and their HASSH.
 
-    HASSH: MD5 of `kex;encryption;mac;compression`, client to server (https://github.com/salesforce/hassh).
+    HASSH: MD5 of `kex;encryption;mac;compression`, client to server (https://github.com/salesforce/hassh). A `…_to_client` list
+    is there where it differs from the one client to server.
     """
 
     hassh: str
@@ -78,6 +92,18 @@ class ClientAlgorithms(Event, frozen=True, kw_only=True, tag="connection.algorit
     mac: list[str]
     compression: list[str]
     languages: list[str]
+    encryption_to_client: list[str] | None = None
+    """Ciphers, server to client, where they differ."""
+    mac_to_client: list[str] | None = None
+    """Message authentication codes, server to client, where they differ."""
+    compression_to_client: list[str] | None = None
+    """Compression methods, server to client, where they differ."""
+    languages_to_client: list[str] | None = None
+    """Languages, server to client, where they differ."""
+    first_kex_packet_follows: bool = False
+    """The client has guessed the key exchange method and begun with it."""
+    elapsed: float | None = None
+    """Seconds since the connection opened."""
 
 
 class ConnectionClosed(Event, frozen=True, kw_only=True, tag="connection.closed"):
@@ -111,12 +137,16 @@ class AuthAttempt(Event, frozen=True, kw_only=True, tag="auth.attempt"):
     key_type: str | None = None
     key_fingerprint: str | None = None
     """`SHA256:…` of the public key offered."""
+    key_fingerprint_md5: str | None = None
+    """`MD5:…` of it, as older programs and lists have it."""
     key: str | None = None
     """The public key, base64."""
     key_signed: bool | None = None
     """The client proved that it holds the key; false: it only asked whether the key would do."""
     rule: str
     """What decided: `password`, `public-key`, `none`, `after-failures`, `probability`, `remembered`, or `denied`."""
+    elapsed: float | None = None
+    """Seconds since the connection opened."""
 
 
 # ---- sessions
@@ -255,18 +285,23 @@ class ForwardRequested(Event, frozen=True, kw_only=True, tag="forward.requested"
     origin_port: int = 0
     path: str = ""
     accepted: bool
+    forward: int | None = None
+    """The number, counted from 1 within the connection, of a connection to elsewhere that was accepted: it leads to a sink."""
 
 
 class ForwardData(Event, frozen=True, kw_only=True, tag="forward.data"):
-    """The first bytes that went over a forward in one direction: all that is kept of them."""
+    """Bytes that went over a forward in one direction: the next of its first ones, which are kept (`forwards.max_kept`)."""
 
     forward: int
     """Its number in the connection."""
     direction: str
     """`in`: from the client; `out`: what Hermes answered."""
     data: str
+    """The bytes, as text; where they are not UTF-8, bad ones as `\\xNN` and each backslash doubled."""
     size: int
-    """Bytes kept."""
+    """How many bytes these are."""
+    offset: int = 0
+    """Bytes that went before it in this direction."""
     protocol: str = ""
     """What it looks like: `http`, `smtp`, `tls`, `ssh`, or empty."""
 
@@ -275,26 +310,43 @@ class ForwardTLS(Event, frozen=True, kw_only=True, tag="forward.tls"):
     """A TLS ClientHello came over a forward."""
 
     forward: int
+    """Its number in the connection."""
     ja4: str
+    """JA4 fingerprint (https://github.com/FoxIO-LLC/ja4)."""
     server_name: str = ""
+    """The server that the client wants (SNI)."""
+    alpn: list[str] = []
+    """Protocols that the client offered, in its order (ALPN)."""
+
+
+class ForwardLogin(Event, frozen=True, kw_only=True, tag="forward.login"):
+    """A client logged in to what it took for a server at the far end of a forward. It was let in."""
+
+    forward: int
+    """Its number in the connection."""
+    protocol: str
+    """`smtp` or `http`."""
+    method: str
+    """`LOGIN` or `PLAIN` (SMTP), `Basic` or `Proxy-Basic` (HTTP)."""
+    username: str
+    """The user name it gave there."""
+    password: str
+    """The password it gave there."""
 
 
 class ForwardClosed(Event, frozen=True, kw_only=True, tag="forward.closed"):
     """A forward that had been accepted is closed."""
 
     forward: int
+    """Its number in the connection."""
+    protocol: str = ""
+    """What was spoken last: `http`, `smtp`, `tls`, `ssh`, or empty."""
     duration: float
+    """Seconds since it was accepted."""
     bytes_in: int
+    """Bytes the client sent over it."""
     bytes_out: int
-
-
-class ConnectionOrigin(Event, frozen=True, kw_only=True, tag="connection.origin"):
-    """Where the client's address is registered, by the databases that the operator has."""
-
-    country: str | None = None
-    """ISO 3166-1 alpha-2."""
-    asn: int | None = None
-    organization: str | None = None
+    """Bytes it was sent."""
 
 
 class GlobalRequest(Event, frozen=True, kw_only=True, tag="connection.request"):
@@ -368,27 +420,35 @@ class FileWritten(Event, frozen=True, kw_only=True, tag="file.written"):
     container_id: str
     channel: int | None = None
     pid: int | None = None
+    """Who closed it, by its number in the container; null: that had ended, or was outside."""
     path: str
     size: int
     mode: int = 0
+    """Its permission bits."""
     sha256: str | None = None
     """The artifact that holds what it was then; None: it was not kept."""
     skipped: str | None = None
-    """Why it was not kept, such as `too large`."""
+    """Why it was not kept, such as `larger than artifacts.file_bytes`."""
+    repeated: int = 0
+    """Further times that it was written and closed before it was looked at, as far as the kernel told of each."""
 
 
 class FileExecuted(Event, frozen=True, kw_only=True, tag="file.executed"):
-    """A file that is not the image's was executed."""
+    """A file that is not the image's, or was changed since the container began, was executed: once for each state of the file."""
 
     container_id: str
     channel: int | None = None
     pid: int | None = None
+    """The process, by its number in the container."""
     path: str
+    """Its path in the container; `/memfd:NAME` for one that never had any, `?` for one too long to be told."""
     size: int
     sha256: str | None = None
+    """The artifact that holds it; null: it was not kept."""
     deleted: bool = False
     """It had no name any more, or never had one (memfd)."""
     skipped: str | None = None
+    """Why it was not kept."""
 
 
 class FileChanged(Event, frozen=True, kw_only=True, tag="file.changed"):
@@ -400,13 +460,20 @@ class FileChanged(Event, frozen=True, kw_only=True, tag="file.changed"):
     kind: str
     """`file`, `directory`, `symlink`, `fifo`, `socket` or `device`; empty for what was deleted."""
     path: str
+    """Its path in the container."""
     mode: int = 0
+    """Its permission bits."""
     uid: int = 0
+    """Its owner, as the container knows it."""
     gid: int = 0
+    """Its group, likewise."""
     size: int = 0
     sha256: str | None = None
+    """The artifact that holds a file; null: it was not kept."""
     target: str | None = None
     """Where a symlink leads."""
+    skipped: str | None = None
+    """Why the content of a file was not kept, or not all of it."""
 
 
 class ArtifactStored(Event, frozen=True, kw_only=True, tag="artifact.stored"):
@@ -415,15 +482,18 @@ class ArtifactStored(Event, frozen=True, kw_only=True, tag="artifact.stored"):
     container_id: str
     channel: int | None = None
     sha256: str
+    """By which it is kept."""
     sha1: str
+    """Its SHA-1."""
     md5: str
+    """Its MD5."""
     size: int
     path: str
     """The name it had when it was first seen in this session."""
     source: str
     """`written`, `executed`, `input` (of a channel's command) or `left` (found at the end)."""
     known: bool
-    """It was kept already, from an earlier session."""
+    """It was kept already, from an earlier session. Never so of `input`, which each channel's recording keeps for itself."""
 
 
 # ---- evidence
@@ -461,17 +531,21 @@ class SessionSealed(Event, frozen=True, kw_only=True, tag="session.sealed"):
     """SHA-256 of the manifest."""
     previous: str
     """SHA-256 of the manifest before; empty for the first."""
+    through: int
+    """Id of the newest event that the manifest covers."""
     files: int
+    """Files of recordings it names."""
     events: int
+    """Events of the session and its connection that it covers."""
 
 
 class EvidenceRemoved(Event, frozen=True, kw_only=True, tag="evidence.removed"):
     """Evidence was removed to hold a limit. `what`: `recording` (a session's, of one day), `journal` (connections with all their
-    events) or `lines` (a full file of JSON lines, all of which the journal has or had)."""
+    events), `lines` (a full file of JSON lines, all of which the journal has or had) or `artifact` (the content of a file)."""
 
     what: str
     path: str = ""
-    """Where it was: `DAY/SESSION` of a recording, the name of a file of lines."""
+    """Where it was: `DAY/SESSION` of a recording, the name of a file of lines, the SHA-256 of an artifact."""
     reason: str
     """The setting, such as `evidence.max_age`."""
     bytes: int
@@ -480,6 +554,8 @@ class EvidenceRemoved(Event, frozen=True, kw_only=True, tag="evidence.removed"):
     """Connections removed from the journal."""
     events: int = 0
     """Events removed from the journal."""
+    ids: str = ""
+    """The ids they had, such as `1-30,45`; many are told by several events, of which the first has the numbers."""
 
 
 class EvidenceResumed(Event, frozen=True, kw_only=True, tag="evidence.resumed"):
@@ -495,7 +571,8 @@ class EvidenceResumed(Event, frozen=True, kw_only=True, tag="evidence.resumed"):
 
 
 class ClockSet(Event, frozen=True, kw_only=True, tag="clock.set"):
-    """The machine's clock was set: times of events before and after cannot be compared. Their ids tell the order."""
+    """The machine's clock was set, or the machine slept, between the events before and after this one. Their ids tell the order;
+    `hermes sessions timeline` shows a session by one clock all the same."""
 
     seconds: float
     """By how much; negative: back."""

@@ -23,7 +23,7 @@ import structlog
 import hermes
 from hermes import events, log
 from hermes.config import Settings
-from hermes.confine.landlock import OWN, Files, Rule
+from hermes.confine.landlock import OWN, READ, Files, Rule
 from hermes.confine.process import confine
 from hermes.container import BrokerEvent, ContainerPool, ControlSocket, Report
 from hermes.container.messages import Peer, Reload
@@ -31,15 +31,19 @@ from hermes.errors import AllocationError, EngineError, HermesError, JournalErro
 from hermes.evidence import Keeper
 from hermes.evidence.intake import Intake
 from hermes.evidence.recovery import unstated
+from hermes.evidence.sealer import Sealer
+from hermes.geo.databases import Databases
 from hermes.metrics import Endpoint, Metrics, Watch
 from hermes.recording import Quota, SessionRecorder
 from hermes.server.hostkeys import load_or_make
 from hermes.server.process import ChannelProcess
 from hermes.server.ssh import Front
 from hermes.server.visitor import Visitor
+from hermes.session.inputs import Input, is_input
 from hermes.session.lines import LineAssembler
 from hermes.session.proxy import ContainerLostError
 from hermes.store import Journal
+from hermes.store.cursors import standing
 from hermes.tasks import TaskOwner
 
 logger = structlog.get_logger(__name__)
@@ -86,7 +90,9 @@ def own_files(settings: Settings) -> list[Rule]:
     if settings.recording.enabled:
         directories[settings.recordings_dir] = f"recordings cannot be written (let {user} in, or set recording.output_dir)"
     own = [Rule(directory, OWN, complaint) for directory, complaint in sorted(directories.items())]
-    return [*own, Rule(Path("/proc/self"), Files.READ_FILE)]
+    geo = [settings.geo_dir, *filter(None, (settings.geo.country, settings.geo.asn))]
+    read = [Rule(path, Files.READ_FILE | Files.READ_DIR, optional=True) for path in geo]
+    return [*own, *read, Rule(settings.outputs_dir, READ), Rule(Path("/proc/self"), Files.READ_FILE)]
 
 
 async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namespace, report: Report) -> None:
@@ -115,21 +121,30 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             intake.on_taken = pool.taken
             await pool.start()
             sessions = Sessions(settings, journal, pool, handler, tasks)
+            sealer = Sealer(settings, journal, unsettled=lambda: intake.unsettled)
+            intake.on_settled = sealer.settled
+            await journal.wait_written()
+            await sealer.start()
             keeper = Keeper(
-                settings, journal, active=lambda: sessions.recorded, lines=lines if isinstance(lines, Path) else None
+                settings, journal, active=lambda: sessions.recorded | sealer.pending,
+                lines=lines if isinstance(lines, Path) else None,
             )  # fmt: skip
             await keeper.start()
+            geo = Databases(settings)
+            geo.open()
             front = Front(
                 settings, journal, load_or_make(settings.keys_dir),
                 handler=sessions.run_channel, on_channel_opened=sessions.prepare, on_session_over=sessions.over,
-                no_room=lambda: keeper.refusal,
+                no_room=lambda: keeper.refusal, origin=geo.origin,
             )  # fmt: skip
+            watched = [it.name for it in settings.outputs]
             control = ControlSocket(
                 socket.socket(fileno=fds.control), on_peer=lambda sock, said: _attach(sock, said, pool, journal),
-                on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, journal),
+                on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, geo, journal, watched),
             )  # fmt: skip
             control.start()
-            endpoint = Endpoint(fds.metrics and socket.socket(fileno=fds.metrics), metrics, Watch(front, journal, pool, intake).look)
+            watch = Watch(front, journal, pool, intake, lambda: standing(settings.journal_path, settings.outputs_dir, watched))
+            endpoint = Endpoint(fds.metrics and socket.socket(fileno=fds.metrics), metrics, watch.look)
             await endpoint.start()
             sockets = [socket.socket(fileno=fd) for fd in fds.listen]
             gc.collect()
@@ -150,6 +165,7 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             report("listening")
             tasks.spawn(report.stay_alive(), name="alive")
             tasks.spawn(keeper.run(), name="keeper")
+            tasks.spawn(sealer.run(), name="sealer")
             over = [
                 tasks.spawn(stop.wait(), name="stop"),
                 tasks.spawn(drain.wait(), name="drain"),
@@ -165,6 +181,7 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
             await intake.drain(DRAIN_SECONDS)
             await intake.close()
             await pool.close()
+            await sealer.close()
             with contextlib.suppress(JournalError):  # it has said so itself
                 journal.emit(events.SensorStopped(reason="the launcher is gone" if control.closed.is_set() else "asked to"))
     finally:
@@ -184,10 +201,14 @@ def _attach(sock: socket.socket, said: Peer, pool: ContainerPool, journal: Journ
             journal.emit(events.SensorRecovered(process=process, reason=how))
 
 
-def _reload(settings: Settings, said: Reload, front: Front, journal: Journal) -> None:
-    """Take over the settings, for connections that come from now on."""
+def _reload(
+    settings: Settings, said: Reload, front: Front, geo: Databases, journal: Journal, watched: list[str]
+) -> None:  # fmt: skip
+    """Take over the settings, for connections that come from now on, and databases that are new."""
     log.configure(settings.logging, process="front")
     front.reconfigure(settings)
+    geo.open()
+    watched[:] = (it.name for it in settings.outputs)
     with contextlib.suppress(JournalError):  # it has said so itself
         journal.emit(events.SensorReloaded(changed=said.changed, ignored=said.ignored))
 
@@ -244,6 +265,7 @@ class Sessions:
         self._tasks = tasks
         self._holds: dict[str, asyncio.Task[AllocationError | None]] = {}
         self._evidence: dict[str, _Evidence] = {}
+        self._containers: dict[str, str] = {}  # by session, from when it has one until nothing more is added to its evidence
 
     async def run_channel(self, visitor: Visitor, process: ChannelProcess) -> None:
         """Run one channel; what goes wrong ends the channel or, where evidence or container are lost, the session."""
@@ -251,13 +273,18 @@ class Sessions:
         if session is None or visitor.closed:
             return
         lines = LineAssembler(terminal=process.pty is not None) if process.kind == "shell" else None
+        is_content = is_input(process.kind, process.label, process.pty is not None)
+        content = Input(self._settings.artifacts.file_bytes) if is_content else None
 
         def on_input(data: bytes) -> None:
-            assert lines is not None
-            for line in lines.feed(data):
+            if content is not None:
+                content.feed(data)
+            for line in lines.feed(data) if lines is not None else ():
                 visitor.line_typed(process.number, line.text, truncated=line.truncated)
 
         def on_started(recorder: SessionRecorder | None) -> None:
+            if content is not None:
+                content.is_recorded = recorder is not None
             visitor.channel_running(process, recording=recorder.relative_path if recorder is not None else None)
 
         if (evidence := self._evidence.get(session.session_id)) is None:
@@ -270,7 +297,7 @@ class Sessions:
                 session, process.pty, process, self._pool, self._settings.recording,
                 kind=process.kind, command=process.command, env=process.env, channel=process.number,
                 recordings_dir=self._settings.recordings_dir, session_quota=evidence.quota, on_started=on_started,
-                on_input=on_input if lines is not None else None,
+                on_input=on_input if lines is not None or content is not None else None,
             )  # fmt: skip
         except (AllocationError, SpawnError, EngineError) as error:
             visitor.channel_failed(process.number, str(error))
@@ -282,6 +309,8 @@ class Sessions:
             if lines is not None:
                 for line in lines.finish():
                     visitor.line_typed(process.number, line.text, truncated=line.truncated)
+            for kind, fields in content.facts(process.number, self._containers.get(session.session_id, "")) if content else ():
+                visitor.say(kind, **fields)
             evidence.open -= 1
             self._forget(visitor)
 
@@ -294,8 +323,9 @@ class Sessions:
         """Forget the session's evidence once nothing can be added to it."""
         if visitor.session is not None and visitor.closed:
             evidence = self._evidence.get(visitor.session.session_id)
-            if evidence is not None and not evidence.open:
-                del self._evidence[visitor.session.session_id]
+            if evidence is None or not evidence.open:
+                self._evidence.pop(visitor.session.session_id, None)
+                self._containers.pop(visitor.session.session_id, None)
 
     def prepare(self, visitor: Visitor) -> None:
         """Take the session's container, unless that is done or under way: its first channel has been opened."""
@@ -310,6 +340,7 @@ class Sessions:
         except AllocationError as error:
             self._holds.pop(session_id, None)  # the next channel may try again
             return error
+        self._containers[session_id] = container.id
         visitor.container_given(container.id, container.engine, container.image, time.monotonic() - started)
         return None
 

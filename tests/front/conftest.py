@@ -13,7 +13,8 @@ import asyncssh
 import pytest
 
 from hermes.config import AuthenticationConfig, ServerConfig, Settings
-from hermes.events import Event
+from hermes.config.forwards import ForwardsConfig
+from hermes.events import ConnectionOrigin, Event
 from hermes.server.hostkeys import load_or_make
 from hermes.server.process import ChannelProcess
 from hermes.server.ssh import Front
@@ -132,15 +133,19 @@ def serve(keys_dir: Path) -> Serve:
         handler: Callable[[Visitor, ChannelProcess], Awaitable[None]] = greet,
         *,
         family: int = socket.AF_INET,
+        origin: Callable[[str], ConnectionOrigin | None] = lambda address: None,
         **sections: dict[str, Any],
     ) -> AsyncIterator[Running]:
         settings = Settings(
             server=ServerConfig(**sections.get("server", {})),
             authentication=AuthenticationConfig(**sections.get("authentication", {})),
+            forwards=ForwardsConfig(**sections.get("forwards", {})),
         )
         journal = MemoryJournal()
         over: list[Visitor] = []
-        front = Front(settings, journal, _host_keys(keys_dir), handler=handler, on_session_over=over.append)
+        front = Front(
+            settings, journal, _host_keys(keys_dir), handler=handler, on_session_over=over.append, origin=origin
+        )  # fmt: skip
         sock = socket.socket(family)
         sock.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
         sock.listen()

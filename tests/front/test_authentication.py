@@ -26,6 +26,9 @@ async def test_root_root_gets_in_with_the_real_client(serve: Serve) -> None:
         (offered,) = running.journal.of(events.ClientAlgorithms)
         assert len(offered.hassh) == 32
         assert "curve25519-sha256" in offered.kex
+        assert offered.encryption_to_client is None
+        moments = [version.elapsed, offered.elapsed, *(a.elapsed for a in attempts), closed.duration]
+        assert moments == sorted(moments)
 
 
 @pytest.mark.asyncio
@@ -76,6 +79,7 @@ async def test_public_keys_are_recorded_and_refused(serve: Serve) -> None:
         (attempt,) = [a for a in running.journal.of(events.AuthAttempt) if a.method == "publickey"]
         assert attempt.key_type == "ssh-ed25519"
         assert attempt.key_fingerprint == key.get_fingerprint("sha256")
+        assert attempt.key_fingerprint_md5 == key.get_fingerprint("md5")
         assert f"{attempt.key_type} {attempt.key}" == key.export_public_key().decode().strip()
         assert (attempt.accepted, attempt.key_signed) == (False, False)
 

@@ -62,25 +62,6 @@ async def test_garbage_after_the_version_hurts_nobody_else(serve: Serve) -> None
 
 
 @pytest.mark.asyncio
-async def test_forwards_are_answered_as_sshd_and_recorded(serve: Serve) -> None:
-    async with serve() as running, running.connect() as connection:
-        with pytest.raises(asyncssh.ChannelOpenError, match="Connection refused") as refused:
-            await connection.open_connection("198.51.100.7", 25)
-        assert refused.value.code == asyncssh.OPEN_CONNECT_FAILED
-        listener = await connection.forward_remote_port("", 0, "127.0.0.1", 9)
-        assert 32768 <= listener.get_port() < 61000
-        listener.close()
-        with pytest.raises(asyncssh.ChannelOpenError):
-            await connection.open_unix_connection("/run/docker.sock")
-        await running.journal.wait_for(events.ForwardRequested, 3)
-        assert [(f.kind, f.host, f.port, f.path, f.accepted) for f in running.journal.of(events.ForwardRequested)] == [
-            ("direct-tcpip", "198.51.100.7", 25, "", False),
-            ("tcpip-forward", "", 0, "", True),
-            ("direct-streamlocal", "", 0, "/run/docker.sock", False),
-        ]
-
-
-@pytest.mark.asyncio
 async def test_x11_is_refused_and_the_agent_taken(serve: Serve) -> None:
     async with serve() as running:
         outcome = await running.ssh("-A", "-X", "id")
@@ -225,6 +206,36 @@ async def test_proxy_protocol_gives_the_real_address(serve: Serve) -> None:
         assert session.source_ip == "192.0.2.9"
         assert await talk(running.port, b"SSH-2.0-no-header\r\n") == b""
         assert len(running.journal.of(events.ConnectionOpened)) == 1
+
+
+@pytest.mark.asyncio
+async def test_where_a_client_is_from_is_stated_once_and_of_nobody_who_is_refused(serve: Serve) -> None:
+    asked: list[str] = []
+
+    def origin(address: str) -> events.ConnectionOrigin | None:
+        asked.append(address)
+        return events.ConnectionOrigin(country="AU", asn=13335, organization="x") if address == "1.1.1.1" else None
+
+    async with serve(server={"proxy_protocol": True, "max_connections": 2}, origin=origin) as running:
+        writers = []
+        for number, address in enumerate(("1.1.1.1", "10.0.0.1", "8.8.8.8")):
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            writer.write(f"PROXY TCP4 {address} 198.51.100.1 {4711 + number} 22\r\n".encode())
+            await reader.readline()
+            writers.append(writer)
+        for writer in writers:
+            writer.close()
+        await running.journal.wait_for(events.ConnectionClosed, 2)
+        assert asked == ["1.1.1.1", "10.0.0.1"]
+        opened = running.journal.of(events.ConnectionOpened)
+        (stated,) = running.journal.of(events.ConnectionOrigin)
+        assert (stated.connection_id, stated.country, stated.asn, stated.organization) == (
+            opened[0].connection_id,
+            "AU",
+            13335,
+            "x",
+        )
+        assert running.journal.events[:2] == [opened[0], stated]
 
 
 @pytest.mark.asyncio

@@ -73,8 +73,9 @@ def kind_of(pid: int, launcher: int) -> str:
         return ""
     if not own_pids:
         return "init" if parent == launcher else ""
-    if b"front-process" in command:
-        return "front"
+    for process in ("front", "analyst", "outputs"):
+        if f"{process}-process".encode() in command:
+            return process
     if b"hermes.broker" in command:
         return "broker"
     if name == "hermes-zygote":

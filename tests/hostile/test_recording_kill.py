@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes.config.models import RecordingConfig
+from hermes.config.keeping import RecordingConfig
 from hermes.errors import RecordingError
 from hermes.recording.asciicast import TextStream
 from hermes.recording.lossless import Ending, Kind

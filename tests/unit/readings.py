@@ -5,15 +5,28 @@ something that is known to. What is read of it is then a setting read. Attribute
 """
 
 import ast
+import typing
 from collections.abc import Iterator
 
-from hermes.config.fields import SECTIONS, SETTINGS
+from hermes.config import outputs
+from hermes.config.fields import SECTIONS, SETTINGS, own_settings
 from hermes.config.models import Settings
 from hermes.config.section import Section
 from tests.unit.source import modules, room, tree
 
-CLASSES: dict[str, type[Section]] = {it.__name__: it for it in SECTIONS.values()} | {"Settings": Settings}
-KEYS = {(setting.section.__name__, key.rpartition(".")[2]): key for key, setting in SETTINGS.items()}
+LISTED: dict[str, type[Section]] = {
+    section.__name__: section for setting in SETTINGS.values() for section in setting.kind.sections.values()
+}
+"""Sections that are items of lists."""
+BASES: dict[str, type[Section]] = {
+    it.__name__: it for section in LISTED.values() for it in section.__mro__[1:] if issubclass(it, Section) and it != Section
+}
+UNIONS = {"Output": outputs.Output}
+"""Other names of several of them."""
+CLASSES: dict[str, type[Section]] = {it.__name__: it for it in SECTIONS.values()} | {"Settings": Settings} | LISTED | BASES
+KEYS = {(setting.section.__name__, key.rpartition(".")[2]): key for key, setting in SETTINGS.items()} | {
+    (owner, it.key): f"{owner}.{it.key}" for owner, section in (LISTED | BASES).items() for it in own_settings(section)
+}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Names = dict[str, set[str]]
@@ -28,7 +41,7 @@ def annotated(annotation: ast.expr | None) -> set[str]:
         for it in ast.walk(annotation or ast.Pass())
         if isinstance(it, ast.Name | ast.Attribute)
     }
-    return names & set(CLASSES)
+    return names & set(CLASSES) | {it.__name__ for name in names & set(UNIONS) for it in typing.get_args(UNIONS[name])}
 
 
 class Readings:
@@ -133,7 +146,7 @@ def readings(trees: list[ast.Module]) -> set[tuple[str, str]]:
 def properties() -> dict[tuple[str, str], set[tuple[str, str]]]:
     """What each property of a section reads."""
     found = {}
-    for owner in ast.walk(tree("hermes.config.models")):
+    for owner in (it for name in modules() if room(name) == "config" for it in ast.walk(tree(name))):
         if isinstance(owner, ast.ClassDef) and owner.name in CLASSES:
             for method in owner.body:
                 if isinstance(method, ast.FunctionDef) and any(

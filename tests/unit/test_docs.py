@@ -12,11 +12,11 @@ from types import ModuleType
 import pytest
 
 from hermes.config import Settings, load
-from hermes.config.fields import BY_ENV, SECTIONS, SETTINGS
+from hermes.config.fields import BY_ENV, SECTIONS, SETTINGS, own_settings
 from hermes.config.sources import FOREIGN
 from hermes.events import ALL
 from hermes.metrics import CATALOGUE, Metric
-from tests.unit.readings import readings, settings_read
+from tests.unit.readings import LISTED, readings, settings_read
 from tests.unit.source import ROOT, SRC, modules, tree
 
 LONGEST_MODULE = 420
@@ -31,18 +31,41 @@ WITHOUT_TESTS = {
     "hermes.container.messages": "only declares the messages; every test of the client and of the spawner sends them",
     "hermes.broker.engines.base": "only declares what an engine is; tests/engine/test_conformance.py holds every engine to it",
     "hermes.server.backend": "only declares plain data",
+    "hermes.server.sinks.turns": "only declares plain data, and a talk that says nothing",
+    "hermes.analysis.stage": "only declares what a stage is",
 }
 """Modules that have no test file of their own, and why they need none."""
 
 TESTED_BY = {
+    "hermes.analysis.commands": "unit/analysis/test_counts.py",
+    "hermes.analysis.documents": "unit/analysis/test_search.py",
+    "hermes.analysis.query": "unit/analysis/test_search.py",
+    "hermes.analysis.shell_facts": "unit/analysis/test_shell.py",
+    "hermes.analysis.shell_tree": "unit/analysis/test_shell.py",
+    "hermes.analysis.shell_types": "unit/analysis/test_shell.py",
+    "hermes.analysis.spoken": "unit/analysis/test_search.py",
+    "hermes.analysis.stats": "unit/analysis/test_counts.py",
+    "hermes.analysis.sweep": "unit/analysis/test_work.py",
+    "hermes.analysis.visits": "unit/analysis/test_search.py",
+    "hermes.analysis.words": "unit/analysis/test_search.py",
+    "hermes.cli.indexed": "unit/cli/test_search.py",
+    "hermes.config.analysis": "unit/config/test_models.py",
     "hermes.confine.kernel": "unit/confine/test_process.py",
     "hermes.broker.janitor": "e2e/test_bad_days.py",
     "hermes.recording.facts": "unit/recording/test_lossless.py",
     "hermes.store.bookkeeping": "unit/store/test_queries.py",
     "hermes.store.database": "unit/store/test_journal.py",
+    "hermes.analyst": "e2e/test_processes.py",
+    "hermes.background": "e2e/test_processes.py",
+    "hermes.outlet": "e2e/test_processes.py",
+    "hermes.broker.engines.docker_stream": "engine/test_docker_exec.py",
     "hermes.broker.__main__": "e2e/test_main_job.py",
     "hermes.cli": "unit/test_main.py",
+    "hermes.config.keeping": "unit/config/test_models.py",
     "hermes.config.section": "unit/config/test_models.py",
+    "hermes.config.artifacts": "unit/config/test_models.py",
+    "hermes.broker.fanotify": "engine/test_files.py",
+    "hermes.testing.watching": "engine/test_files.py",
     "hermes.cli.up": "e2e/test_bad_days.py",
     "hermes.server.connection": "front/test_connections.py",
     "hermes.server.bounds": "front/test_hostile_clients.py",
@@ -50,7 +73,10 @@ TESTED_BY = {
     "hermes.server.process": "front/test_connections.py",
     "hermes.server.ssh": "front/test_connections.py",
     "hermes.server.visitor": "front/test_connections.py",
-    "hermes.server.forwards": "front/test_connections.py",
+    "hermes.server.forwards": "front/test_forwards.py",
+    "hermes.server.sink": "front/test_forwards.py",
+    "hermes.config.forwards": "unit/config/test_models.py",
+    "hermes.config.geo": "unit/config/test_models.py",
     "hermes.server.login": "front/test_authentication.py",
     "hermes.broker.entry": "engine/test_local.py",
     "hermes.broker.verify": "hostile/test_verify.py",
@@ -193,6 +219,19 @@ def test_every_metric_and_each_of_its_labels_is_documented(metric: Metric) -> No
 
 def test_every_setting_is_read_somewhere() -> None:
     assert set(SETTINGS) - settings_read() == set()
+
+
+def test_every_setting_of_an_item_of_a_list_is_read_somewhere() -> None:
+    """A setting that several kinds of items have in common need be read of their common section only."""
+    read = settings_read()
+    unread = {
+        f"{owner}.{it.key}"
+        for owner, section in LISTED.items()
+        for it in own_settings(section)
+        if not any(f"{base.__name__}.{it.key}" in read for base in section.__mro__) and it.key != "type"
+    }
+    assert LISTED
+    assert unread == set()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from hermes import events, front
 from hermes.config import Settings
-from hermes.confine.landlock import OWN, Files
+from hermes.confine.landlock import OWN, READ, Files
 from hermes.container import BrokerEvent
 from tests.front.conftest import MemoryJournal
 
@@ -37,7 +37,10 @@ def test_where_events_go(where: str, lines: object) -> None:
     ],
 )
 def test_the_front_keeps_its_own_files_and_no_others(settings: dict[str, object], extra: set[str]) -> None:
-    rules = front.own_files(Settings.model_validate({"data_dir": "/d", **settings}))
+    rules = front.own_files(Settings.model_validate({"data_dir": "/d", "geo": {"asn": "/g/asn.mmdb"}, **settings}))
     assert {str(rule.path) for rule in rules if rule.rights == OWN} == {"/d/journal", "/d/keys", *extra}
-    assert [(str(rule.path), rule.rights) for rule in rules if rule.rights != OWN] == [("/proc/self", Files.READ_FILE)]
+    assert [(str(rule.path), rule.rights, rule.optional) for rule in rules if rule.rights != OWN] == [
+        ("/d/geo", Files.READ_FILE | Files.READ_DIR, True), ("/g/asn.mmdb", Files.READ_FILE | Files.READ_DIR, True),
+        ("/d/outputs", READ, False), ("/proc/self", Files.READ_FILE, False),
+    ]  # fmt: skip
     assert not OWN & (Files.EXECUTE | Files.MAKE_SYM | Files.MAKE_SOCK | Files.MAKE_FIFO | Files.MAKE_CHAR | Files.MAKE_BLOCK)

@@ -1,16 +1,1 @@
-"""What is derived from the journal: the index, and who fills it."""
-
-import asyncio
-
-from hermes.config import Settings
-from hermes.container import Report
-from hermes.store.follow import Follower
-
-
-async def run(settings: Settings, report: Report) -> None:
-    """Follow the journal until cancelled."""
-    follower = Follower(settings.journal_path)
-    report("ready")
-    while True:
-        await follower.next()
-        await asyncio.sleep(0)
+"""What is derived from the journal: the index, who fills it stage by stage, and who reads it."""

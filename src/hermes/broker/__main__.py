@@ -14,6 +14,8 @@ import structlog
 
 from hermes import log
 from hermes.broker import image, linux
+from hermes.broker.artifact_keeper import ArtifactKeeper, budgets
+from hermes.broker.difference import Differences
 from hermes.broker.engines.base import Engine
 from hermes.broker.forensics import Forensics
 from hermes.broker.launcher import instance_of, runtime_dir
@@ -46,7 +48,9 @@ def main() -> None:
     report = Report(fds.status)
     try:
         with target_image(settings) as target:
-            spools = Spools(settings.data_dir / "watched")
+            account = pwd.getpwnam(settings.sensor.user)
+            files = budgets(settings.artifacts, settings.artifacts_dir, account.pw_gid)
+            spools = Spools(settings.data_dir / "watched", files)
             asyncio.run(_run(settings, make_engine(settings, target, spools), spools, fds.control, report))
     except HermesError as error:
         report(f"failed {error}")
@@ -61,9 +65,7 @@ def make_engine(settings: Settings, target: image.Image | None, spools: Spools) 
     if pool.engine == "docker":
         from hermes.broker.engines.docker import DockerEngine
 
-        return DockerEngine(
-            pool, data_dir=settings.data_dir, image=target or pool.image, instance=instance, spools=spools
-        )
+        return DockerEngine(pool, data_dir=settings.data_dir, image=target or pool.image, instance=instance, spools=spools)
     from hermes.broker.engines.local import LocalEngine
 
     if target is None:
@@ -95,9 +97,7 @@ async def _run(settings: Settings, engine: Engine, spools: Spools, control_fd: i
         loop.add_signal_handler(number, stop.set)
     log.handle_loop_exceptions(loop)
     config = settings.container_pool
-    fronts = Fronts(
-        user=pwd.getpwnam(settings.sensor.user).pw_uid, spools=spools, on_alone=lambda: report("alone")
-    )  # fmt: skip
+    fronts = Fronts(user=pwd.getpwnam(settings.sensor.user).pw_uid, spools=spools, on_alone=lambda: report("alone"))
     start = _Start(config.size, report)
 
     def emit(fact: BrokerEvent) -> None:
@@ -105,7 +105,17 @@ async def _run(settings: Settings, engine: Engine, spools: Spools, control_fd: i
         fronts.emit(fact)
 
     report(f"progress starting the {config.engine} engine")
-    forensics = Forensics(settings.data_dir / "stopped", config.forensics, emit=emit)
+    assert spools.files is not None
+    differences = Differences(
+        spools.files, settings.artifacts.session_changes, emit=emit, spool=spools.writer, room=lambda: fronts.has_room
+    )
+    forensics = Forensics(
+        settings.data_dir / "stopped", config.forensics, emit=emit, differences=differences, over=spools.end
+    )  # fmt: skip
+    keeper = ArtifactKeeper(
+        settings.artifacts_dir, settings.artifacts, emit=emit, room=lambda: fronts.has_room,
+        active_since=lambda: forensics.held_since,
+    )  # fmt: skip
     try:
         left = await forensics.start()
     except OSError as error:
@@ -141,7 +151,8 @@ async def _run(settings: Settings, engine: Engine, spools: Spools, control_fd: i
                 gc.freeze()
                 report("ready")
                 tasks.spawn(report.stay_alive(), name="alive")
-                tasks.spawn(recover(engine, forensics, spools, left, emit=emit), name="recover")
+                tasks.spawn(keeper.run(), name="artifacts")
+                tasks.spawn(recover(engine, forensics, left, emit=emit), name="recover")
                 await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
         finally:
             control.close()

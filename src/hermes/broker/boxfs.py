@@ -19,6 +19,7 @@ from pathlib import Path
 
 from hermes.broker import linux, trees
 from hermes.broker.disks import Disks, mount_image, wait_until_released
+from hermes.broker.manifest import UNKNOWN, Origin
 from hermes.broker.oci import forget
 
 DISK = "/dev/vda1"
@@ -34,6 +35,12 @@ ff02::1 ip6-allnodes
 ff02::2 ip6-allrouters
 """
 RESOLV = "nameserver 1.1.1.1\nnameserver 8.8.8.8\n"
+
+
+def origin(image: Path, hostname: str) -> Origin:
+    """What a box begins as: its image, and files of /etc that name it."""
+    texts = (("hostname", f"{hostname}\n"), ("hosts", HOSTS.format(hostname=hostname)), ("resolv.conf", RESOLV))
+    return Origin((image,), tuple((f"etc/{name}", text.encode()) for name, text in texts))
 
 
 THREAD_NICE = 10
@@ -110,9 +117,9 @@ class BoxFiles:
         etc = self.disk / "up" / "etc"
         etc.mkdir(mode=0o755)
         built = image.joinpath("etc").stat().st_mtime
-        for name, text in (("hostname", f"{hostname}\n"), ("hosts", HOSTS.format(hostname=hostname)), ("resolv.conf", RESOLV)):
-            path = etc / name
-            path.write_text(text)
+        for name, content in origin(image, hostname).given:
+            path = self.disk / "up" / name
+            path.write_bytes(content)
             path.chmod(0o644)
             os.chown(path, base, base)
             os.utime(path, (built, built))
@@ -125,9 +132,9 @@ class BoxFiles:
         """Detach whatever is mounted in the bundle, however often."""
         unmount_below(self.bundle)
 
-    def keep(self, directory: Path, budget: trees.Budget) -> trees.Copied:
+    def keep(self, directory: Path, budget: trees.Budget, origin: Origin) -> trees.Copied:
         """Copy the changes to `directory`/changes, which becomes root's alone, with `directory`/manifest.jsonl."""
-        return keep(self.disk / "up", directory, budget, ids=IDS)
+        return keep(self.disk / "up", directory, budget, ids=IDS, origin=origin)
 
     def discard(self, trash: Path) -> Path | None:
         """Move what is left of the store into `trash` and remove the bundle. Return a pit (see `trees.remove`) to be removed."""
@@ -210,21 +217,24 @@ class Places:
         forget(self.runtime, files.store.name)
         return files.discard(self.trash)
 
-    def recover(self, files: BoxFiles, directory: Path | None, budget: trees.Budget) -> trees.Copied | None:
+    def recover(self, files: BoxFiles, directory: Path | None, budget: trees.Budget, origin: Origin) -> trees.Copied | None:
         """Keep the changes of a box that has ended, if there are its disk and a `directory` for them, and remove all of it."""
         try:
-            return files.keep(directory, budget) if directory is not None and files.remount() else None
+            return files.keep(directory, budget, origin) if directory is not None and files.remount() else None
         finally:
             if (pit := self.take_down(files)) is not None:
                 trees.remove(pit)
 
 
-def keep(upper: Path, directory: Path, budget: trees.Budget, *, ids: int = 0) -> trees.Copied:
-    """Copy the changes in `upper` to `directory`/changes, which becomes root's alone, with `directory`/manifest.jsonl."""
+def keep(upper: Path, directory: Path, budget: trees.Budget, *, ids: int = 0, origin: Origin = UNKNOWN) -> trees.Copied:
+    """Copy the changes in `upper`, of what began as `origin`, to `directory`/changes, which becomes root's alone, with
+    `directory`/manifest.jsonl."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.chmod(0o700)
     os.chown(directory, 0, 0)
-    return trees.copy(upper, directory / "changes", directory / "manifest.jsonl", budget, ids=ids)
+    copied = trees.copy(upper, directory / "changes", directory / "manifest.jsonl", budget, ids=ids)
+    copied.origin = origin
+    return copied
 
 
 def throw_away(doomed: Path, trash: Path) -> Path:

@@ -59,8 +59,11 @@ class Children:
         """Begin to reap. Call once, in the main thread's event loop."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
 
-    def start(self, name: str, module: Sequence[str], fds: Sequence[tuple[str, int]]) -> Child:
-        """Start `python -m module…` with `--name fd` for each of `fds`, which it inherits, and `--status fd` of a pipe.
+    def start(
+        self, name: str, module: Sequence[str], fds: Sequence[tuple[str, int]], secrets: Mapping[str, str] | None = None
+    ) -> Child:
+        """Start `python -m module…` with `--name fd` for each of `fds`, which it inherits, and `--status fd` of a pipe. `secrets`
+        are variables of its environment alone.
 
         It is in a session of its own: Ctrl-C is the launcher's to hear, and no child can type into the operator's shell.
         """
@@ -74,7 +77,7 @@ class Children:
                 stdout=out,
                 stderr=error,
                 pass_fds=[fd for _, fd in passed],
-                env=self._environment,
+                env={**self._environment, **(secrets or {})},
                 cwd="/",
                 start_new_session=True,
             )

@@ -6,19 +6,20 @@ import os
 import pwd
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from hermes.broker import artifacts
 from hermes.config import Settings
 from hermes.errors import MachineError
 
-ROOTS = frozenset({"images", "boxes", "templates", "trash", "stopped", "verify", "watched"})
+ROOTS = frozenset({"images", "boxes", "templates", "trash", "stopped", "verify", "watched", "artifacts"})
 """Directories in it that only root writes."""
 LOCK = "lock"
 END_PATIENCE = 45.0
 """Seconds that what a killed launcher left behind may take to end."""
 
-_KNOWN = ROOTS | {"journal", "keys", "recordings", "index", "outputs", "lost+found"}
+_KNOWN = ROOTS | {"journal", "keys", "recordings", "index", "outputs", "geo", "lost+found"}
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -37,14 +38,28 @@ def prepare(data_dir: Path) -> None:
 
 
 def prepare_fronts(settings: Settings) -> None:
-    """Make the directories that front, analyst and outputs write, and give them to their user.
+    """Make the directories that front, analyst and outputs write, and give them to their user; and that of artifacts, which they
+    may read.
 
     A `recording.output_dir` elsewhere that exists already stays as it is: whose it is, is for the operator to say.
     """
-    account = pwd.getpwnam(settings.sensor.user)
-    root = settings.data_dir.resolve()
     own = settings.journal_dir, settings.keys_dir, settings.index_dir, settings.outputs_dir, settings.recordings_dir
-    for directory in own:
+    _prepare_fronts(settings, (*own, settings.geo_dir))
+
+
+def prepare_geo(settings: Settings) -> None:
+    """Make the data directory, and in it the directory of geographic databases, which is the front's."""
+    prepare(settings.data_dir)
+    _prepare_fronts(settings, (settings.geo_dir,))
+
+
+def _prepare_fronts(settings: Settings, directories: Iterable[Path]) -> None:
+    try:
+        account = pwd.getpwnam(settings.sensor.user)
+    except KeyError:
+        raise MachineError(f"sensor.user {settings.sensor.user!r} does not exist: run scripts/setup") from None
+    root = settings.data_dir.resolve()
+    for directory in directories:
         place = directory.parent.resolve() / directory.name
         inside = place.is_relative_to(root)
         if inside and (place == root or place.relative_to(root).parts[0] in (*ROOTS, LOCK)):
@@ -58,6 +73,8 @@ def prepare_fronts(settings: Settings) -> None:
                 os.fchmod(fd, 0o700)
             finally:
                 os.close(fd)
+    with _translated(settings.artifacts_dir):
+        artifacts.prepare(str(settings.artifacts_dir), account.pw_gid)
 
 
 @contextlib.contextmanager

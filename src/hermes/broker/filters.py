@@ -1,4 +1,5 @@
-"""The system calls that front, analyst and outputs may make: lists of what is allowed; the launcher compiles them, they submit.
+"""The system calls that front, analyst, outputs and who looks at files may make: lists of what is allowed; the launcher compiles
+them, they submit.
 
 What none of them ever calls, and an attacker who owns one would, ends it (SIGSYS, and the launcher says so). Everything else is
 refused (EPERM) and stands in the kernel's log. Calls younger than these lists do not exist, so that newer C libraries fall back.
@@ -37,6 +38,19 @@ _FATAL = """
     settimeofday clock_settime clock_adjtime adjtimex sethostname setdomainname vhangup personality
 """
 
+_LOOK_ALLOWED = """
+    read readv pread64 preadv lseek write close fstat newfstatat fstatat64 statx fcntl
+    munmap mremap madvise brk futex sched_yield sched_getaffinity getcpu rseq set_robust_list membarrier
+    rt_sigprocmask rt_sigreturn sigaltstack restart_syscall
+    exit exit_group getpid gettid getuid geteuid getgid getegid getrusage sysinfo getrandom
+    time gettimeofday clock_gettime clock_getres
+"""
+_LOOK_FATAL = """
+    clone clone3 pidfd_open socket socketpair connect bind listen accept accept4 sendto sendmsg sendmmsg recvmsg
+    open openat openat2 creat link linkat symlink symlinkat unlink unlinkat rename renameat renameat2 mkdir mkdirat
+    kill tkill pidfd_send_signal prctl seccomp setrlimit setitimer alarm timer_create
+"""
+
 _FCNTL = (
     fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL, fcntl.F_GETLK,
     fcntl.F_SETLK, fcntl.F_SETLKW, fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW, fcntl.F_GETPIPE_SZ,
@@ -45,8 +59,6 @@ _FCNTL = (
 _IOCTL = (
     termios.FIONBIO, termios.FIONREAD, termios.FIOCLEX, termios.FIONCLEX, termios.TCGETS, termios.TIOCGWINSZ, termios.TIOCSWINSZ,
 )  # fmt: skip
-_NAMESPACES = 0x7E020080
-"""Flags of clone(2) that make namespaces."""
 _NETLINK_ROUTE = 0
 _YOUNG = 451
 """The first system call that this list does not know, on every architecture: cachestat, of Linux 6.5."""
@@ -67,15 +79,8 @@ def front() -> bytes:
 
 
 def analyst() -> bytes:
-    """The analyst's: besides, it may start a process of its own program, limit and end it."""
-    return _compiled(
-        _profile(
-            _masked(["clone"], 0, _NAMESPACES | _CLONE_THREAD, 0),
-            {"names": ["fork", "vfork", "wait4", "waitid", "kill", "setrlimit", "setpriority"], "action": "SCMP_ACT_ALLOW"},
-            _allowed(["prlimit64"], (0, 0)),
-            but=frozenset({"fork", "vfork", "prlimit64"}),
-        )
-    )
+    """The analyst's: besides, it may wait for its scanner, which it has forked before; it forks no more."""
+    return _compiled(_profile({"names": ["wait4"], "action": "SCMP_ACT_ALLOW"}))
 
 
 def outputs() -> bytes:
@@ -85,8 +90,26 @@ def outputs() -> bytes:
             *(_allowed(["socket"], (0, int(family))) for family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)),
             _allowed(["socket"], (0, int(socket.AF_NETLINK)), (2, _NETLINK_ROUTE)),
             {"names": ["connect", "bind", "sendto", "sendmsg", "sendmmsg"], "action": "SCMP_ACT_ALLOW"},
+            _allowed(["ioctl"], (1, termios.TIOCOUTQ)),
             but=frozenset({"sendto", "sendmsg", "sendmmsg"}),
         )
+    )
+
+
+def look() -> bytes:
+    """That of the process which looks at one hostile file (`analysis/scanner.py`): it may read what it has open, compute, and
+    answer. It has no thread, no program, no socket, no signal, and no name of a file."""
+    return _compiled(
+        {
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "defaultErrnoRet": errno.EPERM,
+            "architectures": [machine()[1]],
+            "syscalls": [
+                {"names": _LOOK_ALLOWED.split(), "action": "SCMP_ACT_ALLOW"},
+                {"names": sorted({*_FATAL.split(), *_LOOK_FATAL.split()}), "action": "SCMP_ACT_KILL_PROCESS"},
+                _masked(["mmap", "mprotect", "pkey_mprotect"], 2, _PROT_EXEC, 0),
+            ],
+        }
     )
 
 

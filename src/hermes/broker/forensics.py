@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from hermes import events
+from hermes.broker.difference import Differences
 from hermes.broker.facts import fact
 from hermes.broker.trees import Budget, Copied, measure, remove
 from hermes.config.models import ForensicsConfig
@@ -87,12 +88,17 @@ class Forensics:
         config: ForensicsConfig,
         *,
         emit: Callable[[BrokerEvent], None],
+        differences: Differences | None = None,
+        over: Callable[[str], None] = lambda container_id: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.directory = directory
         self._config = config
         self._emit = emit
+        self._differences = differences
+        self._over = over
         self._clock = clock
+        self._holding: dict[str, float] = {}
         self._held = directory / _HELD
         self._kept: dict[str, Kept] = {}
         self._unmeasured: dict[str, float] = {}  # when it was stopped, by container id
@@ -117,24 +123,51 @@ class Forensics:
         return await asyncio.to_thread(self._left)
 
     def place(self, container_id: str) -> Path | None:
-        """Where to keep that container's changes; None if they are not to be kept."""
+        """Where to keep that container's changes; None if they are neither to be kept nor stated."""
         config = self._config
         if not (config.count and config.max_age and config.max_bytes):
-            return None
+            return self._passing(container_id)
         if self.count + self._stuck > config.count + BACKLOG:
             log.error("container not kept: older ones are not removed fast enough", container_id=container_id)
-            return None
+            return self._passing(container_id)
         return self.directory / container_id
+
+    def _passing(self, container_id: str) -> Path | None:
+        """Where changes are only until they are stated."""
+        if self._differences is None:
+            return None
+        pit = self._pit(container_id)
+        try:
+            pit.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            log.error("changes of a container will not be stated", container_id=container_id, error=str(error))
+            return None
+        return pit / "1"
+
+    def _pit(self, container_id: str) -> Path:
+        return self.directory / f"{_REMOVING}{container_id}"
 
     async def add(self, facts: Facts, copied: Copied | None = None) -> Path | None:
         """Take what an engine put at `place()` into care, with its facts, and return where it is; None if there is nothing.
 
-        `copied` is what the engine said of it; a budget that did not suffice is stated.
+        `copied` is what the engine said of it; a budget that did not suffice is stated, and how it differs from the image. Then
+        `over` is called with its id: no more is said of it.
         """
+        try:
+            return await self._add(facts, copied)
+        finally:
+            self._over(facts.container_id)
+
+    async def _add(self, facts: Facts, copied: Copied | None) -> Path | None:
         kept = self.directory / facts.container_id
         self._state_excess(facts.container_id, copied)
         if not kept.is_dir():
+            pit = self._pit(facts.container_id)
+            await self._state_differences(facts, pit / "1", copied)
+            if pit.is_dir():
+                await asyncio.to_thread(self._remove, pit)
             return None
+        await self._state_differences(facts, kept, copied)
         try:
             await asyncio.to_thread(_write_facts, kept / _FACTS, facts)
         except OSError as error:
@@ -144,10 +177,20 @@ class Forensics:
         self._news.set()
         return kept
 
+    async def _state_differences(self, facts: Facts, place: Path, copied: Copied | None) -> None:
+        if self._differences is not None and copied is not None:
+            await self._differences.state(facts, place, copied)
+
     # ---- boxes that sessions hold
+
+    @property
+    def held_since(self) -> float | None:
+        """When the box was given out that a session holds for longest, or that is not yet kept."""
+        return min(self._holding.values(), default=None)
 
     def hold(self, facts: Facts) -> None:
         """Note that a session has the container now: should this process die, the next `start` finds the note."""
+        self._holding[facts.container_id] = facts.allocated
         try:
             self._held.mkdir(mode=0o700, parents=True, exist_ok=True)
             unfinished = self._held / f".{facts.container_id}"
@@ -158,6 +201,7 @@ class Forensics:
 
     def forget(self, container_id: str) -> None:
         """No session has it any more, and what there was to keep is kept."""
+        self._holding.pop(container_id, None)
         (self._held / container_id).unlink(missing_ok=True)
 
     def _left(self) -> list[Facts]:
@@ -167,6 +211,7 @@ class Forensics:
                 facts = _read_facts(path)
                 if facts is not None and facts.container_id == path.name and _NAME.fullmatch(path.name):
                     found.append(facts)
+                    self._holding[facts.container_id] = facts.allocated
                 else:
                     path.unlink(missing_ok=True)
         return sorted(found, key=lambda one: one.allocated)
@@ -243,7 +288,7 @@ class Forensics:
         return size if complete else max(size, share)
 
     def _discard(self, container_id: str) -> bool:
-        pit = self.directory / f"{_REMOVING}{container_id}"
+        pit = self._pit(container_id)
         try:
             pit.mkdir(mode=0o700)
             (self.directory / container_id).rename(pit / "1")

@@ -171,6 +171,27 @@ def clock_was_set(fd: int) -> bool:
     return True
 
 
+def timer() -> int:
+    """Return an fd that can be read, or `timer_elapsed` asked, once the time that `set_timer` gives it has passed."""
+    monotonic = ctypes.c_int(1)
+    return checked(_libc.timerfd_create(monotonic, ctypes.c_int(os.O_CLOEXEC | os.O_NONBLOCK)), "timerfd_create")
+
+
+def set_timer(fd: int, seconds: float | None) -> None:
+    """Have it elapse in so many seconds, and not before; None: never."""
+    nanoseconds = 0 if seconds is None else max(1, int(seconds * 1e9))
+    spec = struct.pack("4q", 0, 0, nanoseconds // 1_000_000_000, nanoseconds % 1_000_000_000)
+    checked(_libc.timerfd_settime(ctypes.c_int(fd), ctypes.c_int(0), spec, None), "timerfd_settime")
+
+
+def timer_elapsed(fd: int) -> bool:
+    """Whether it elapsed since this was asked last."""
+    try:
+        return bool(os.read(fd, 8))
+    except BlockingIOError:
+        return False
+
+
 class ProcessTitle:
     """The command line that `ps` shows for this process: overwrites the memory its arguments lie in.
 

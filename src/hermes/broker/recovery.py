@@ -10,18 +10,14 @@ from hermes import events
 from hermes.broker.engines.base import Engine
 from hermes.broker.facts import fact
 from hermes.broker.forensics import Facts, Forensics
-from hermes.broker.spools import Spools
 from hermes.container.messages import BrokerEvent
 from hermes.errors import EngineError
 
 log = structlog.get_logger(__name__)
 
 
-async def recover(
-    engine: Engine, forensics: Forensics, spools: Spools, left: list[Facts], *, emit: Callable[[BrokerEvent], None]
-) -> None:
-    """Keep what changed in each box that an earlier run noted and the engine spared, one after the other, and state it; then its
-    spool ends.
+async def recover(engine: Engine, forensics: Forensics, left: list[Facts], *, emit: Callable[[BrokerEvent], None]) -> None:
+    """Keep what changed in each box that an earlier run noted and the engine spared, one after the other, and state it.
 
     `left` is what `forensics.start()` returned. What is not done when this is cancelled, the next start does.
     """
@@ -50,5 +46,4 @@ async def recover(
                 )
             )
         )
-        spools.end(facts.container_id)
         forensics.forget(facts.container_id)

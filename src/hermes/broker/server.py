@@ -92,6 +92,11 @@ class BrokerServer:
         elif not self._packets.closed:
             self._send(fact)
 
+    @property
+    def queued(self) -> int:
+        """Answers and facts that wait for the front to read them."""
+        return self._packets.queued
+
     def hang_up(self) -> None:
         """Release everything the front holds, and hear it no more."""
         self._packets.close()
@@ -253,6 +258,12 @@ class Fronts:
             if self.dropped.bit_count() == 1:
                 log.warning("no front is there to hear; facts are dropped", dropped=self.dropped)
         self._kept.append(fact)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether facts that could wait are taken without others being dropped for them."""
+        gone = self._server is None or self._server.closed.is_set()
+        return (len(self._kept) if gone or self._server is None else self._server.queued) < MAX_QUEUED_FACTS // 4
 
     async def close(self) -> None:
         """Hang up and release everything that is held."""

@@ -8,12 +8,13 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
+from hermes.broker.artifacts import Budgets
 from hermes.container import spool
 from hermes.container.spool import End, Given, Record
 from hermes.events import Event
@@ -136,8 +137,10 @@ class Spool:
 class Spools:
     """All spools of a broker."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, files: Budgets | None = None) -> None:
+        """`files`: how much of what is written and executed in boxes their watchers keep; None: nothing."""
         self.directory = directory
+        self.files = files
         self._spools: dict[str, Spool] = {}
 
     def start(self, *, spare: Collection[str] = ()) -> None:
@@ -176,6 +179,11 @@ class Spools:
     def of(self, container_id: str) -> Spool | None:
         """The box's spool, if it has one."""
         return self._spools.get(container_id)
+
+    def writer(self, container_id: str) -> Callable[[Event, int], None] | None:
+        """What states facts of a box that is gone; None if nothing more can be said of it."""
+        found = self._spools.get(container_id)
+        return found.emit if found is not None and not found.ended else None
 
     def waiting(self) -> list[Spool]:
         """Those that a session has, or had, and that no front has taken wholly; the oldest first."""

@@ -23,6 +23,7 @@ from hermes.broker.children import Child, Children, environment
 from hermes.broker.janitor import sweep
 from hermes.broker.notify import ServiceManager
 from hermes.config import Settings
+from hermes.config.outputs import secret_variables
 from hermes.container.control import ALIVE_SECONDS
 from hermes.container.messages import ControlMessage, Peer, Reload, encode
 from hermes.container.packets import know_senders
@@ -64,6 +65,8 @@ class _Post:
     ready_word: str
     filter: bytes = b""
     """The system call filter it submits to, if any."""
+    look_filter: bytes = b""
+    """The one that those submit to who look at files for it."""
     sections: tuple[str, ...] = ()
     """Sections of the settings of which it takes over changes by being started afresh. Only an extra has any."""
     child: Child | None = None
@@ -103,8 +106,8 @@ class Supervisor:
         self._broker = _Post("broker", ("hermes.broker",), "ready")
         self._front = _Post("front", ("hermes", "front-process"), "listening", filters.front())
         self._extras = [
-            _Post("analyst", ("hermes", "analyst-process"), "ready", filters.analyst(), ("analysis",)),
-            _Post("outputs", ("hermes", "outputs-process"), "ready", filters.outputs(), ("outputs", "alerts")),
+            _Post("analyst", ("hermes", "analyst-process"), "ready", filters.analyst(), filters.look(), ("analysis",)),
+            _Post("outputs", ("hermes", "outputs-process"), "ready", filters.outputs(), sections=("outputs", "alerts")),
         ]
         self._boxes_ready = asyncio.Event()
         self._listening = asyncio.Event()
@@ -217,24 +220,32 @@ class Supervisor:
                 post.child = child = self._start(post, theirs.fileno())
             await self._until(child, post.ready_word)
             post.is_ready = post.was_ready = True
-            self._introduce()
+            if post not in self._extras:
+                self._introduce()
         except OSError as error:  # no descriptors, no memory, no processes: for now
             raise MachineError(f"the {post.name} cannot be started: {error.strerror}") from error
         await self._until_dead(child)
         raise MachineError(f"the {child.name} died ({child.how})")
 
     def _start(self, post: _Post, control: int) -> Child:
-        settings, filter_ = self._settings_fd(), _in_memory(post.filter)
+        settings, filter_, look_filter = self._settings_fd(), _in_memory(post.filter), _in_memory(post.look_filter)
         try:
             fds = [("--settings", settings), ("--lock", self._lock), ("--control", control)]
             fds += [("--filter", filter_)] if post.filter else []
+            fds += [("--look-filter", look_filter)] if post.look_filter else []
             if post is self._front:
                 fds += [("--listen", sock.fileno()) for sock in self._sockets]
                 fds += [("--metrics", self._metrics.fileno())] if self._metrics is not None else []
-            return self._children.start(post.name, post.module, fds)
+            return self._children.start(post.name, post.module, fds, self._secrets(post))
         finally:
             os.close(settings)
             os.close(filter_)
+            os.close(look_filter)
+
+    def _secrets(self, post: _Post) -> dict[str, str]:
+        """Variables of our environment that the settings have this process use."""
+        wanted = secret_variables(self._settings.outputs) if "outputs" in post.sections else set()
+        return {name: os.environ[name] for name in sorted(wanted) if name in os.environ}
 
     def _settings_fd(self) -> int:
         return _in_memory(self._settings.model_dump_json().encode())

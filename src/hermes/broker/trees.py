@@ -13,11 +13,13 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
+from hermes import events
 from hermes.broker.linux import open_beneath
+from hermes.broker.manifest import KINDS, UNKNOWN, Entry, Origin, named
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -29,10 +31,6 @@ _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, e
 _LINE = 256
 """Bytes of a manifest's line that cost nothing but the entry: longer ones would be a way to fill the disk."""
 _OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
-_KINDS = {
-    stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link", stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "character device", stat.S_IFBLK: "block device",
-}  # fmt: skip
 
 
 # ---- copying
@@ -47,30 +45,6 @@ class Budget(NamedTuple):
     seconds: float
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of a manifest: what stood in the tree at `path`, copied or not. Owner, mode and time are the attacker's."""
-
-    path: str
-    """UTF-8 as it is; else bad bytes stand as `\\xNN` and each backslash is doubled, and `raw` holds the bytes."""
-    raw: bytes | None = None
-    kind: str
-    """`file`, `directory`, `link`, `fifo`, `socket`, `character device`, `block device`, or `deleted`: it was the image's."""
-    mode: str
-    uid: int
-    gid: int
-    size: int
-    mtime: float
-    target: str | None = None
-    """Where a link leads."""
-    same_as: int | None = None
-    """The line, counted from 1, of the file that this is another name of (a hard link); it was copied under that one only."""
-    opaque: bool = False
-    """A directory that replaced the image's, of which nothing shows through."""
-    device: str | None = None
-    left_out: str | None = None
-    """Why its content is missing or cut short: `bytes`, `depth`, or what the kernel said."""
-
-
 @dataclass(slots=True)
 class Copied:
     """What came of copying a tree. `exceeded`: the parts of the budget that did not suffice; something was left out then."""
@@ -80,6 +54,8 @@ class Copied:
     unreadable: int = 0
     """Entries that could not be read, or were gone before they were."""
     exceeded: set[str] = field(default_factory=set)
+    origin: Origin = UNKNOWN
+    """What the tree is the difference from."""
 
 
 def copy(source: Path, target: Path, manifest: Path, budget: Budget, *, ids: int = 0) -> Copied:
@@ -191,7 +167,7 @@ class _Copy:
             case stat.S_IFLNK:
                 to = os.readlink("", dir_fd=fd)
                 os.symlink(to, name, dir_fd=target)
-                more["target"] = _text(os.fsencode(to))
+                more["target"] = events.from_bytes(os.fsencode(to))
             case stat.S_IFCHR | stat.S_IFBLK:
                 more["device"] = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
         self._note(status, path, more)
@@ -236,7 +212,7 @@ class _Copy:
         return None
 
     def _note(self, status: os.stat_result, path: bytes, more: dict[str, object]) -> None:
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "unknown")
+        kind = KINDS.get(stat.S_IFMT(status.st_mode), "unknown")
         if kind == "character device" and status.st_rdev == 0:  # how an overlay marks what was removed
             kind = "deleted"
             del more["device"]
@@ -293,19 +269,6 @@ def _is_opaque(fd: int) -> bool:
             if os.getxattr(f"/proc/self/fd/{fd}", name) == b"y":
                 return True
     return False
-
-
-def named(path: bytes) -> dict[str, Any]:
-    """The fields of an entry that say its path."""
-    text = _text(path)
-    return {"path": text} if text.encode(errors="surrogatepass") == path else {"path": text, "raw": path}
-
-
-def _text(path: bytes) -> str:
-    try:
-        return path.decode()
-    except UnicodeDecodeError:
-        return path.replace(b"\\", b"\\\\").decode(errors="backslashreplace")
 
 
 # ---- measuring

@@ -69,6 +69,7 @@ class Watching:
             spool_bytes=self._config.spool_bytes,
             arguments=self._config.arguments,
             argument_bytes=self._config.argument_bytes,
+            files=self._spools.files,
         )
         try:
             watcher, spawners = await self._zygote.watch(request, pidfd, spool.fd, spool.news)
@@ -96,11 +97,11 @@ class Watching:
             log.error("a watcher does not end; the last facts of its container may be missing", container_id=container_id)
             self._forget(one)
 
-    def end(self, container_id: str) -> None:
-        """Nothing more will be said of the box: end its spool."""
+    def end(self, container_id: str, *, kept: bool = False) -> None:
+        """Nothing more will be said of the box: end its spool. `kept`: but for what was kept of it; who states that, ends it."""
         if (one := self._watchers.pop(container_id, None)) is not None and not one.gone.is_set():
             self._forget(one)
-        if self._spools is not None:
+        if self._spools is not None and not kept:
             self._spools.end(container_id)
 
     def close(self) -> None:

@@ -3,7 +3,9 @@
 import typer
 
 import hermes
-from hermes.cli import config, doctor, image, sessions
+from hermes.cli import artifacts, campaigns, config, doctor, geo, image, outputs, sessions, stix, techniques
+from hermes.cli.search import search
+from hermes.cli.stats import stats
 from hermes.cli.up import up
 from hermes.cli.verify import verify
 
@@ -16,8 +18,16 @@ app = typer.Typer(
 )
 app.command()(up)
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(artifacts.app, name="artifacts")
+app.command()(search)
+app.command()(stats)
+app.add_typer(campaigns.app, name="campaigns")
+app.add_typer(techniques.app, name="techniques")
+app.add_typer(stix.app, name="stix")
+app.add_typer(outputs.app, name="outputs")
 app.add_typer(image.app, name="image")
 app.add_typer(config.app, name="config")
+app.add_typer(geo.app, name="geo")
 app.command()(doctor.doctor)
 app.command()(verify)
 

@@ -32,9 +32,12 @@ def show(config: ConfigOption = None, overrides: SetOption = None, as_json: Json
 @app.command()
 @reporting()
 def check(config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Say whether the configuration is right, or everything that is wrong with it (exit code 2)."""
+    """Say whether the configuration and the rules it names are right, or everything that is wrong with them (exit code 2)."""
+    from hermes.analysis import insight  # takes what no other command of this group needs
+
     try:
         loaded = load(config, overrides=overrides or ())
+        insight.check(loaded.settings.analysis)
     except ConfigError as error:
         if not as_json:
             raise

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+from pathlib import Path
 
 from rich.cells import cell_len
 
@@ -17,9 +18,14 @@ def become_owner(settings: Settings) -> None:
 
     To be called with everything imported: the new user may not be able to read the source.
     """
+    become_owner_of(settings.journal_dir, settings.recordings_dir)
+
+
+def become_owner_of(*directories: Path) -> None:
+    """Run by root, become for good who owns the first of these directories that is there, as `become_owner` does."""
     if os.geteuid() != 0:
         return
-    for directory in (settings.journal_dir, settings.recordings_dir):
+    for directory in directories:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             owner = directory.lstat()
             break

@@ -1,8 +1,7 @@
 """`hermes sessions`: what attackers did, from the journal."""
 
-import re
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +10,10 @@ import typer
 from rich.cells import cell_len, set_cell_size
 
 from hermes.cli.console import (
-    USAGE,
     ConfigOption,
     JsonOption,
     SetOption,
     console,
-    fail,
     load_settings,
     print_json,
     reporting,
@@ -25,6 +22,8 @@ from hermes.cli.console import (
 from hermes.cli.privileges import become_owner
 from hermes.cli.replay import replay
 from hermes.cli.story import Attempt, Channel, Story, tell
+from hermes.cli.timeline import timeline
+from hermes.cli.words import clock, short, size, span, when
 from hermes.config import Settings
 from hermes.store import JournalReader, Session
 
@@ -34,11 +33,10 @@ PIPED_WIDTH = 160
 """Columns of the table when it goes to a file or another program."""
 SHOWN_LINES = 500
 """Lines of one list that `show` prints at most; `--json` gives all."""
-SHOWN_CHARACTERS = 400
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 app = typer.Typer(no_args_is_help=True, help="List, show and replay what attackers did.")
 app.command()(replay)
+app.command()(timeline)
 
 
 @app.command("list")
@@ -60,7 +58,7 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List sessions, newest first. Times are UTC."""
-    started = None if since is None else _since(since, datetime.now(UTC))
+    started = None if since is None else when(since, datetime.now(UTC))
     count = limit or (JSON_SESSIONS if as_json else TABLE_SESSIONS)
     with _journal(load_settings(config, overrides)) as journal:
         sessions = journal.list_sessions(count, offset, username=user, source_ip=ip, since=started, active=active)
@@ -112,60 +110,23 @@ def _journal(settings: Settings) -> JournalReader:
     return JournalReader(settings.journal_path)
 
 
-def _since(text: str, now: datetime) -> datetime:
-    """Return the moment meant by `90m` (ago), a date, or a date and time; UTC where it names no zone."""
-    try:
-        if match := re.fullmatch(r"([0-9]{1,6})([smhdw])", text):
-            return now - timedelta(seconds=int(match[1]) * _UNITS[match[2]])
-        moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        fail(f"--since {text}: give a time span such as 90m or 7d, or a date such as 2026-01-31 or 2026-01-31T12:00Z", USAGE)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _short(text: str, characters: int = SHOWN_CHARACTERS) -> str:
-    """Return text an attacker sent, safe to show and of bounded length."""
-    return visible(text[:characters]) + ("…" if len(text) > characters else "")
-
-
-def _seconds(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def _bytes(count: int) -> str:
-    size, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            break
-        size /= 1000
-    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
-
-
-def _clock(moment: datetime) -> str:
-    return f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03}"
-
-
 def _duration(session: Session) -> str:
-    return "active" if session.ended is None else _seconds((session.ended - session.started).total_seconds())
+    return "active" if session.ended is None else span((session.ended - session.started).total_seconds())
 
 
 def _table(sessions: list[Session], width: int) -> Iterable[str]:
     """Yield a line a session; the commands take what is left of `width` columns, or 20 where nothing is left."""
     rows = [("SESSION", "STARTED (UTC)", "LASTED", "USER", "FROM", "CH", "COMMANDS")]
     for session in sessions:
-        shown = "; ".join(_short(command, 200) for command in session.commands[:3])
+        shown = "; ".join(short(command, 200) for command in session.commands[:3])
         more = session.command_count - min(len(session.commands), 3)
         rows.append(
             (
-                _short(session.session_id[:12]),
+                short(session.session_id[:12]),
                 f"{session.started:%Y-%m-%d %H:%M}",
                 "lost" if session.cause == "lost" else _duration(session),
-                set_cell_size(_short(session.username, 16), 16).rstrip(),
-                _short(session.source_ip, 45),
+                set_cell_size(short(session.username, 16), 16).rstrip(),
+                short(session.source_ip, 45),
                 str(session.channels),
                 (f"(+{more}) " if more else "") + shown,
             )
@@ -182,21 +143,21 @@ def _facts(session: Session, story: Story) -> Iterable[str]:
     ended = "active" if session.ended is None else f"{session.ended:%Y-%m-%d %H:%M:%S} UTC, after {_duration(session)}"
     container = "none"
     if session.container_id is not None:
-        made_by = f"{_short(session.engine or '?')}, {_short(session.image or '?')}"
+        made_by = f"{short(session.engine or '?')}, {short(session.image or '?')}"
         waited = "" if story.waited is None else f", waited {story.waited * 1000:.0f} ms"
-        container = f"{_short(session.container_id)} ({made_by}{waited})"
-    yield f"Session {_short(session.session_id)}"
+        container = f"{short(session.container_id)} ({made_by}{waited})"
+    yield f"Session {short(session.session_id)}"
     for name, value in (
-        ("user", _short(session.username)),
-        ("from", f"{_short(session.source_ip)} port {session.source_port}"),
-        ("client", _short(session.client_version)),
-        ("HASSH", _short(story.hassh or "")),
+        ("user", short(session.username)),
+        ("from", f"{short(session.source_ip)} port {session.source_port}"),
+        ("client", short(session.client_version)),
+        ("HASSH", short(story.hassh or "")),
         ("started", f"{session.started:%Y-%m-%d %H:%M:%S} UTC"),
         ("ended", ended),
-        ("cause", _short(session.cause or "")),
+        ("cause", short(session.cause or "")),
         ("container", container),
-        ("sensor", _short(session.sensor)),
-        ("traffic", f"{_bytes(session.bytes_in)} in, {_bytes(session.bytes_out)} out" if session.ended is not None else ""),
+        ("sensor", short(session.sensor)),
+        ("traffic", f"{size(session.bytes_in)} in, {size(session.bytes_out)} out" if session.ended is not None else ""),
     ):
         if value:
             yield f"  {name:<10} {value}"
@@ -208,10 +169,10 @@ def _attempts(attempts: list[Attempt]) -> Iterable[str]:
     lines = []
     for attempt in attempts:
         verdict = "accepted" if attempt.accepted else "refused"
-        secrets = "".join(f"  {_short(name, 80)} {_short(value)}" for name, value in attempt.secrets())
+        secrets = "".join(f"  {short(name, 80)} {short(value)}" for name, value in attempt.secrets())
         lines.append(
-            f"  {_clock(attempt.time)}  {_short(attempt.method)}  {_short(attempt.username)}{secrets}  "
-            f"{verdict} ({_short(attempt.rule)})"
+            f"  {clock(attempt.time)}  {short(attempt.method)}  {short(attempt.username)}{secrets}  "
+            f"{verdict} ({short(attempt.rule)})"
         )
     yield from _bounded(lines)
 
@@ -220,32 +181,30 @@ def _channels(settings: Settings, channels: list[Channel]) -> Iterable[str]:
     for channel in channels:
         yield ""
         yield f"Channel {channel.channel}: {_what(channel)}"
-        yield f"  opened     {_clock(channel.opened)}" + (
-            "" if channel.duration is None else f", for {_seconds(channel.duration)}"
-        )
+        yield f"  opened     {clock(channel.opened)}" + ("" if channel.duration is None else f", for {span(channel.duration)}")
         if (path := _recording(settings, channel)) is not None:
             yield f"  recording  {visible(path)}"
         if channel.failure is not None:
-            yield f"  failed     {_short(channel.failure)}"
+            yield f"  failed     {short(channel.failure)}"
         if channel.closed is not None:
-            yield f"  closed     {_clock(channel.closed)}, {_ending(channel)}"
-            yield f"  traffic    {_bytes(channel.bytes_in)} in, {_bytes(channel.bytes_out)} out"
+            yield f"  closed     {clock(channel.closed)}, {_ending(channel)}"
+            yield f"  traffic    {size(channel.bytes_in)} in, {size(channel.bytes_out)} out"
         if channel.inputs:
             yield "  input"
             yield from _bounded(
-                f"    {_clock(line.time)}  {_short(line.line)}{'…' if line.truncated else ''}" for line in channel.inputs
+                f"    {clock(line.time)}  {short(line.line)}{'…' if line.truncated else ''}" for line in channel.inputs
             )
 
 
 def _what(channel: Channel) -> str:
-    terminal = "" if channel.term is None else f" on {_short(channel.term, 40)} {channel.width}x{channel.height}"
-    command = "" if channel.command is None else f" {_short(channel.command)}"
-    return f"{_short(channel.kind or 'nothing started')}{command}{terminal}"
+    terminal = "" if channel.term is None else f" on {short(channel.term, 40)} {channel.width}x{channel.height}"
+    command = "" if channel.command is None else f" {short(channel.command)}"
+    return f"{short(channel.kind or 'nothing started')}{command}{terminal}"
 
 
 def _ending(channel: Channel) -> str:
     if channel.exit_signal is not None:
-        return f"signal {_short(channel.exit_signal)}"
+        return f"signal {short(channel.exit_signal)}"
     return "no exit status" if channel.exit_status is None else f"exit status {channel.exit_status}"
 
 
@@ -261,9 +220,9 @@ def _rest(story: Story) -> Iterable[str]:
         for event in story.rest:
             hidden = ("event", "connection_id", "session_id")
             fields = "  ".join(
-                f"{_short(name, 40)}={_short(str(value), 120)}" for name, value in event.body.items() if name not in hidden
+                f"{short(name, 40)}={short(str(value), 120)}" for name, value in event.body.items() if name not in hidden
             )
-            lines.append(f"  {_clock(event.time)}  {_short(event.event)}  {fields}")
+            lines.append(f"  {clock(event.time)}  {short(event.event)}  {fields}")
         yield from _bounded(lines)
 
 

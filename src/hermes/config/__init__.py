@@ -1,15 +1,14 @@
 """Configuration: the models (`models`) and where their values come from (`load`)."""
 
+from hermes.config.keeping import EvidenceConfig, RecordingConfig
 from hermes.config.load import Loaded, load
 from hermes.config.models import (
     AuthenticationConfig,
     ContainerPoolConfig,
     DockerConfig,
-    EvidenceConfig,
     ForensicsConfig,
     LimitsConfig,
     LoggingConfig,
-    RecordingConfig,
     SecurityConfig,
     SensorConfig,
     ServerConfig,

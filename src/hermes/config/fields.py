@@ -59,6 +59,15 @@ class Kind(NamedTuple):
         return Kind.of(second if self.is_mapping else first)
 
     @property
+    def sections(self) -> dict[str, type[Section]]:
+        """The sections that are items of this list, by their `type`, or the one by ""; empty for a list of values."""
+        if not self.is_list:
+            return {}
+        kinds = get_args(self.item.type) if get_origin(self.item.type) in (Union, types.UnionType) else (self.item.type,)
+        found = [it for it in kinds if isinstance(it, type) and issubclass(it, Section)]
+        return {get_args(it.model_fields["type"].annotation)[0] if "type" in it.model_fields else "": it for it in found}
+
+    @property
     def wants(self) -> str:
         """What a value must be: completes the sentence "must be …"."""
         kind = self.bare
@@ -125,18 +134,28 @@ class Setting:
         return ENV_PREFIX + self.key.upper().replace(".", "__")
 
 
+def own_settings(section: type[Section], prefix: str = "") -> list[Setting]:
+    """The settings of one section, each key behind `prefix`, without those of sections in it."""
+    found = []
+    for name, field in section.model_fields.items():
+        kind = Kind.of(field.annotation)
+        kind = Kind(kind.type, (*field.metadata, *kind.metadata))
+        if not (isinstance(kind.type, type) and issubclass(kind.type, Section)):
+            doc = " ".join((field.description or "").split())
+            found.append(Setting(prefix + name, section, kind, field.get_default(), doc))
+    return found
+
+
 def _walk(section: type[Section], prefix: str, settings: dict[str, Setting], sections: dict[str, type[Section]]) -> None:
+    own = {it.key: it for it in own_settings(section, prefix)}
     for name, field in section.model_fields.items():
         key = prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        if key in own:
+            settings[key] = own[key]
+        else:
+            assert isinstance(field.annotation, type)
             sections[key] = field.annotation
             _walk(field.annotation, key + ".", settings, sections)
-        else:
-            kind = Kind.of(field.annotation)
-            metadata = (*field.metadata, *kind.metadata)
-            settings[key] = Setting(
-                key, section, Kind(kind.type, metadata), field.get_default(), " ".join((field.description or "").split())
-            )
 
 
 def _catalogue() -> tuple[dict[str, Setting], dict[str, type[Section]]]:

@@ -1,5 +1,6 @@
 """Find the configuration, read it, and say everything that is wrong with it at once."""
 
+import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from hermes.config.fields import SETTINGS, Kind
+from hermes.config.fields import SETTINGS, Kind, own_settings
 from hermes.config.models import Settings
 from hermes.config.sources import (
     FILE,
@@ -117,13 +118,16 @@ def _nested(entries: Mapping[str, Entry]) -> dict[str, Any]:
 def _problem(error: ErrorDetails, entries: Mapping[str, Entry]) -> Problem:
     """Say in the configuration's words what pydantic found."""
     context = error.get("ctx", {})
+    location: Within = tuple(it for it in error["loc"] if it != "[key]")
+    known = (it for it in range(1, len(location) + 1) if ".".join(map(str, location[:it])) in SETTINGS)
+    length = next(known, 0)
+    key, rest = ".".join(map(str, location[:length])), location[length:]
+    if rest and length and SETTINGS[key].kind.sections:
+        return _item_problem(error, key, entries[key], rest)
     if error["type"] == "conflict":
         keys: tuple[str, ...] = context["keys"]
-        key = next(it for it in keys if it in entries)
-        return Problem(entries[key].place, f"{key} is {_value(entries[key].value)}: {context['reason']}")
-    location: Within = tuple(it for it in error["loc"] if it != "[key]")
-    length = next(it for it in range(1, len(location) + 1) if ".".join(map(str, location[:it])) in SETTINGS)
-    key, rest = ".".join(map(str, location[:length])), location[length:]
+        first = next(it for it in keys if it in entries)
+        return Problem(entries[first].place, f"{first} is {_value(entries[first].value)}: {context['reason']}")
     entry = entries[key]
     if "[key]" in error["loc"]:
         what = f"{key} has the key {shown(rest[-1])}"
@@ -135,6 +139,34 @@ def _problem(error: ErrorDetails, entries: Mapping[str, Entry]) -> Problem:
         what = f"{name((key,))}{_rest(rest)} is {_value(_item(entry.value, rest))}"
         wants = _reason(error, kind)
     return Problem(entry.at(rest), f"{what}: {wants}")
+
+
+def _item_problem(error: ErrorDetails, key: str, entry: Entry, rest: Within) -> Problem:
+    """The same, of a list whose items are sections."""
+    index, *inside = rest
+    sections = SETTINGS[key].kind.sections
+    tag = str(inside.pop(0)) if inside and "" not in sections else ""
+    item, place = name((key, index)), entry.at((index, *inside))
+    if error["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        found = _item(entry.value, (index, "type")) if error["type"] == "union_tag_invalid" else None
+        what = f"{item}.type is {_value(found)}" if found is not None else f"{item} has no type"
+        return Problem(entry.at((index, "type")), f"{what}: must be one of {', '.join(sections)}")
+    if error["type"] == "conflict":
+        return Problem(place, f"{item}: {error['ctx']['reason']}")
+    if not inside:
+        return Problem(place, f"{item} is {_value(_item(entry.value, rest[:1]))}: must be {SETTINGS[key].kind.item.wants}")
+    kinds = {it.key: it.kind for it in own_settings(sections[tag])}
+    first = str(inside[0])
+    if first not in kinds:
+        close = difflib.get_close_matches(first, kinds, n=1)
+        return Problem(place, f"unknown key {item}{_rest((first,))}" + (f"; did you mean {close[0]}?" if close else ""))
+    kind = kinds[first]
+    for _ in inside[1:]:
+        kind = kind.item
+    if error["type"] == "missing":
+        return Problem(place, f"{item} has no {first}: must be {kind.wants}")
+    value = _item(entry.value, (index, *inside))
+    return Problem(place, f"{item}{_rest(tuple(inside))} is {_value(value)}: {_reason(error, kind)}")
 
 
 def _reason(error: ErrorDetails, kind: Kind) -> str:

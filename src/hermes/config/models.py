@@ -6,6 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from hermes.config.analysis import AnalysisConfig
+from hermes.config.artifacts import ArtifactsConfig
+from hermes.config.forwards import ForwardsConfig
+from hermes.config.geo import GeoConfig
+from hermes.config.keeping import EvidenceConfig, RecordingConfig
+from hermes.config.outputs import AlertsConfig, AnyOutput, output_conflicts
 from hermes.config.section import Conflict, Section, repeated
 from hermes.config.values import (
     Address,
@@ -307,35 +313,6 @@ class ContainerPoolConfig(Section):
             yield Conflict(keys, "no spawner can enter a container of runsc: use auto or api")
 
 
-class RecordingConfig(Section):
-    """Recordings: one asciicast v2 file and one lossless file a channel."""
-
-    enabled: bool = True
-    """Record what goes over every channel."""
-    output_dir: FilePath | None = None
-    """Where recordings go; `recordings` under `data_dir` by default."""
-    max_channel_bytes: Bytes = Field(default=1024**3, ge=64 * 1024)
-    """Bytes that the recordings of one channel may take, both files together; at the limit the session ends."""
-    max_session_bytes: Bytes = Field(default=4 * 1024**3, ge=64 * 1024)
-    """Bytes that the recordings of one session may take, all its channels together; at the limit it ends."""
-
-
-class EvidenceConfig(Section):
-    """How much evidence is kept, and for how long. The oldest and least valuable goes first, what is under way never."""
-
-    max_bytes: Bytes = Field(default=20 * 1024**3, ge=1024**2)
-    """Bytes on disk of all recordings together."""
-    max_journal_bytes: Bytes = Field(default=4 * 1024**3, ge=1024**2)
-    """Bytes of the journal."""
-    max_lines_bytes: Bytes = Field(default=1024**3, ge=0)
-    """Bytes of the file of JSON lines and of the full ones beside it; it is put aside at a quarter of that. 0: never."""
-    max_age: Seconds = 365 * 86400
-    """Seconds that evidence is kept at most; 0 for no limit."""
-    min_free: Bytes = 512 * 1024**2
-    """Bytes to keep free on the file systems of recordings and journal. Below, evidence is removed first; if that is not enough,
-    no new connection is taken until there is room again. 0 turns it off."""
-
-
 class LoggingConfig(Section):
     """What Hermes says of itself (log, on standard error) and of its attackers (events, as JSON lines)."""
 
@@ -361,13 +338,23 @@ class Settings(Section):
     sensor: SensorConfig = SensorConfig()
     server: ServerConfig = ServerConfig()
     authentication: AuthenticationConfig = AuthenticationConfig()
+    forwards: ForwardsConfig = ForwardsConfig()
     container_pool: ContainerPoolConfig = ContainerPoolConfig()
     recording: RecordingConfig = RecordingConfig()
     evidence: EvidenceConfig = EvidenceConfig()
+    artifacts: ArtifactsConfig = ArtifactsConfig()
+    analysis: AnalysisConfig = AnalysisConfig()
     logging: LoggingConfig = LoggingConfig()
     metrics: MetricsConfig = MetricsConfig()
+    geo: GeoConfig = GeoConfig()
+    alerts: AlertsConfig = AlertsConfig()
+    outputs: tuple[AnyOutput, ...] = ()
+    """Where events go besides the journal: a list; what each can have, [Outputs](#outputs) says."""
     data_dir: DataPath = Path("/var/lib/hermes")
     """Where everything is kept: journal, recordings, host keys, images, stopped containers."""
+
+    def conflicts(self) -> Iterable[Conflict]:
+        return output_conflicts(self.outputs, self.alerts)
 
     @property
     def recordings_dir(self) -> Path:
@@ -390,9 +377,19 @@ class Settings(Section):
         return self.data_dir / "keys"
 
     @property
+    def geo_dir(self) -> Path:
+        """Where `hermes geo update` puts databases."""
+        return self.data_dir / "geo"
+
+    @property
     def index_dir(self) -> Path:
         """Where what is derived from the journal is kept: the analyst's own directory."""
         return self.data_dir / "index"
+
+    @property
+    def index_path(self) -> Path:
+        """The index."""
+        return self.index_dir / "index.db"
 
     @property
     def outputs_dir(self) -> Path:

@@ -9,7 +9,7 @@ RELOADED = frozenset(
     key
     for key in SETTINGS
     if key.startswith(("authentication.", "server."))
-    or key.partition(".")[0] in {"analysis", "outputs", "alerts"}
+    or key.partition(".")[0] in {"forwards", "analysis", "outputs", "alerts"}
     or key in {"logging.level", "logging.format"}
     or key.removeprefix("container_pool.") in {"size", "max_active", "concurrency", "allocation_timeout", "create_timeout"}
 ) - {

@@ -7,8 +7,9 @@ from typing import Any
 import yaml
 from yaml.resolver import Resolver
 
-from hermes.config.fields import SECTIONS, SETTINGS, Kind, value_of
+from hermes.config.fields import SECTIONS, SETTINGS, Kind, own_settings, value_of
 from hermes.config.models import Settings
+from hermes.config.section import Section
 from hermes.config.values import format_duration, format_size
 
 _RESOLVE: Callable[[type[yaml.Node], str, tuple[bool, bool]], str] = Resolver().resolve
@@ -32,6 +33,9 @@ def scalar(value: object) -> str:
 
 def flow(value: Any, kind: Kind) -> str:
     """One setting's value in one line."""
+    if isinstance(value, Section):
+        own = own_settings(type(value))
+        return "{" + ", ".join(f"{it.key}: {flow(getattr(value, it.key), it.kind)}" for it in own) + "}"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{scalar(key)}: {flow(item, kind.item)}" for key, item in value.items()) + "}"
     if isinstance(value, tuple):

@@ -67,6 +67,8 @@ class Rule:
     rights: Files
     complaint: str = ""
     """What an operator is told, before the reason, when it cannot be reached."""
+    optional: bool = False
+    """Without effect when it cannot be reached."""
 
 
 def abi() -> int:
@@ -110,6 +112,8 @@ def _allow(ruleset: int, rule: Rule, handled: Files) -> None:
     try:
         fd = os.open(rule.path, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
+        if rule.optional:
+            return
         if not rule.complaint:
             raise
         raise MachineError(f"{rule.complaint}: {rule.path}: {error.strerror}") from error

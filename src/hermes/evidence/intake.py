@@ -93,6 +93,7 @@ class _Spool:
         self.size = 0
         """Of the file when it was read last: what is cut short at its end makes nobody read again."""
         self.over = False
+        self.unreadable = False
 
     def watch(self) -> None:
         asyncio.get_running_loop().add_reader(self.news, self._told)
@@ -157,6 +158,11 @@ class Intake:
         """Bytes in spools that are not in the journal yet."""
         return sum(one.waiting for one in self._spools.values())
 
+    @property
+    def unsettled(self) -> set[str]:
+        """Ids of the sessions of which a spool is being taken: more of them will come."""
+        return {one.session_id for one in self._spools.values() if not (one.over or one.unreadable)}
+
     def saw(self, event: events.Event) -> None:
         """Take note of a session's begin or end."""
         session_id = event.session_id
@@ -213,6 +219,8 @@ class Intake:
         except (OSError, spool.SpoolDamagedError) as error:
             # It stays with the broker: nobody says that it was taken.
             log.error("a spool cannot be read", container_id=one.container_id, session_id=one.session_id, reason=str(error))
+            one.unreadable = True
+            self._settle(one.session_id)
             return
         self.on_taken(one.container_id)
         self._settle(one.session_id)
@@ -267,7 +275,7 @@ class Intake:
     # ---- sessions
 
     def _settle(self, session_id: str) -> None:
-        if session_id in self._open or any(one.session_id == session_id and not one.over for one in self._spools.values()):
+        if session_id in self._open or session_id in self.unsettled:
             return
         self._tasks.spawn(self._say_settled(session_id), name=f"settled {session_id}")
 

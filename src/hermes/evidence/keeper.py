@@ -17,7 +17,7 @@ import structlog
 
 from hermes.config import Settings
 from hermes.errors import JournalError
-from hermes.events import ClockSet, EvidenceRemoved, EvidenceResumed, LimitReached
+from hermes.events import EvidenceRemoved, EvidenceResumed, LimitReached
 from hermes.evidence.clock import AgeClock
 from hermes.evidence.recordings import Recordings
 from hermes.evidence.rows import Rows, shrink
@@ -123,7 +123,6 @@ class Keeper:
         now, jump = self._clock.look()
         if jump:
             log.warning("the machine's clock was set", seconds=round(jump, 3))
-            self._emit(ClockSet(seconds=round(jump, 6)))
         more = bool(await self._try(self._hold_lines(now)))
         if self._recording:
             more |= bool(await self._try(self._hold_recordings(now)))

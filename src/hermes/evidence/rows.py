@@ -16,6 +16,8 @@ SESSIONS = 10
 """Sessions removed in one step, at most."""
 SCAN = 5000
 """Sessions looked at to find one of a value, at most, before others have their turn."""
+RANGES = 1000
+"""Ranges of ids that one event tells at most."""
 PAGES = 500
 """Pages given back in one step."""
 
@@ -93,12 +95,12 @@ class Rows:
             self._swept = True
             if self._open is not None:
                 self._knocks, self._open = self._open - 1, None
-        return None, _stated(reason, swept.connections, swept.events, swept.bytes)
+        return None, _stated(reason, swept.removed)
 
     def _sweep_old(self, writer: sqlite3.Connection, before: int, first_id: int, reason: str) -> tuple[None, list[Event]]:
         swept = pruning.sweep(writer, self._old, ROWS, run=first_id, before=before, sessions=True)
         self._old = swept.cursor if swept.ripe and swept.more else 0
-        return None, _stated(reason, swept.connections, swept.events, swept.bytes)
+        return None, _stated(reason, swept.removed)
 
 
 def shrink(writer: sqlite3.Connection) -> tuple[None, list[Event]]:
@@ -108,11 +110,18 @@ def shrink(writer: sqlite3.Connection) -> tuple[None, list[Event]]:
 
 
 def _remove(writer: sqlite3.Connection, session_ids: list[str], reason: str) -> tuple[None, list[Event]]:
-    connections, events, size = pruning.remove_sessions(writer, session_ids)
-    return None, _stated(reason, connections, events, size)
+    return None, _stated(reason, pruning.remove_sessions(writer, session_ids))
 
 
-def _stated(reason: str, connections: int, events: int, size: int) -> list[Event]:
-    if not events:
+def _stated(reason: str, removed: pruning.Removed) -> list[Event]:
+    """The events that tell of a removal: several where the ids are many."""
+    if not removed.events:
         return []
-    return [EvidenceRemoved(what="journal", reason=reason, bytes=size, connections=connections, events=events)]
+    first, *more = removed.ids.parts(RANGES)
+    return [
+        EvidenceRemoved(
+            what="journal", reason=reason, bytes=removed.bytes, connections=removed.connections, events=removed.events,
+            ids=str(first),
+        ),
+        *(EvidenceRemoved(what="journal", reason=reason, bytes=0, ids=str(one)) for one in more),
+    ]  # fmt: skip

@@ -16,11 +16,15 @@ from hermes import events
 from hermes.config.fields import SETTINGS
 from hermes.events import Event
 from hermes.metrics.state import State
+from hermes.store.cursors import Cursor
 
 OTHER = "other"
 """The label of whatever is none of a label's values."""
 BOOLEANS = ("true", "false")
 Labels = tuple[str, ...]
+
+OUTPUTS: Labels = ("*",)
+"""The names of outputs, which the configuration gives."""
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -51,6 +55,14 @@ def _counter(
 
 def _gauge(name: str, meaning: str, read: Callable[[State], float]) -> Metric:
     return Metric(name, "gauge", meaning, read=lambda state: {(): float(read(state))})
+
+
+def _output_gauge(name: str, meaning: str, of: Callable[[Cursor], float]) -> Metric:
+    """A number for each output that has begun."""
+    return Metric(
+        name, "gauge", meaning, {"output": OUTPUTS},
+        read=lambda state: {(it.name,): float(of(it.cursor)) for it in state.outputs if it.cursor is not None},
+    )  # fmt: skip
 
 
 def _histogram(name: str, meaning: str, event: type[Event], of: Callable[[Any], float], buckets: tuple[float, ...]) -> Metric:
@@ -132,6 +144,22 @@ CATALOGUE: tuple[Metric, ...] = (
     _gauge(
         "hermes_spools_waiting_bytes", "Bytes of facts seen in containers that are not in the journal yet.",
         lambda state: state.spools_waiting,
+    ),
+    Metric(
+        "hermes_output_lag_events", "gauge", "Events an output has yet to look at.", {"output": OUTPUTS},
+        read=lambda state: {(it.name,): float(it.lag) for it in state.outputs if it.lag is not None},
+    ),
+    _output_gauge(
+        "hermes_output_delivered_events", "Events and alerts an output delivered, since its first start.",
+        lambda cursor: cursor.delivered,
+    ),
+    _output_gauge(
+        "hermes_output_missed_events", "Events removed from the journal before an output had them, since its first start.",
+        lambda cursor: cursor.missed,
+    ),
+    _output_gauge(
+        "hermes_output_failing_since_seconds", "When an output began to fail, in seconds since the epoch; 0 while it delivers.",
+        lambda cursor: cursor.failing_since or 0,
     ),
     Metric(
         "hermes_build_info", "gauge", "1, with the version of Hermes that runs.", {"version": (hermes.__version__,)},

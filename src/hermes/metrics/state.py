@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from hermes.container import PoolStatus
 from hermes.errors import AllocationError
 from hermes.server.ssh import Front
+from hermes.store.cursors import Standing
 
 BROKER_PATIENCE = 1.0
 """Seconds within which a broker that is there answers."""
@@ -51,6 +52,8 @@ class State:
     journal_waiting: int = 0
     spools_waiting: int = 0
     containers: Mapping[str, int] | None = None
+    outputs: Sequence[Standing] = ()
+    """How each output does."""
 
     @property
     def checks(self) -> dict[str, bool]:
@@ -61,8 +64,17 @@ class State:
 class Watch:
     """Looks at the sensor's parts."""
 
-    def __init__(self, front: Front, journal: WatchedJournal, pool: WatchedPool, intake: WatchedIntake) -> None:
+    def __init__(
+        self,
+        front: Front,
+        journal: WatchedJournal,
+        pool: WatchedPool,
+        intake: WatchedIntake,
+        outputs: Callable[[], Sequence[Standing]] = tuple,
+    ) -> None:
+        """`outputs` tells how each output does; it may block for a moment."""
         self._front = front
+        self._outputs = outputs
         self._journal = journal
         self._pool = pool
         self._intake = intake
@@ -86,6 +98,7 @@ class Watch:
             journal_waiting=self._journal.waiting,
             spools_waiting=self._intake.waiting,
             containers=self._containers,
+            outputs=await asyncio.to_thread(self._outputs),
         )
 
     async def _ask_broker(self) -> Mapping[str, int] | None:

@@ -21,6 +21,8 @@ from hermes.recording.recorder import is_session_id
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _CHANNEL = re.compile(r"(\d{1,10})\.rec")
+RECORDED = re.compile(r"\d{1,10}\.(?:rec|cast)")
+"""Names of the files of a recording."""
 _PIECE = 256 * 1024
 _HEAD = 4096
 _SHOWN = 5
@@ -86,7 +88,7 @@ def find_session(root: Path, prefix: str) -> str:
     Raises `RecordingUnavailable` when there is none, or several.
     """
     if is_session_id(prefix):
-        days = _days(root)
+        days = day_directories(root)
         found = {name for day in days for name in _names(day) if name.startswith(prefix) and is_session_id(name)}
         if prefix in found:
             return prefix
@@ -102,7 +104,7 @@ def find_session(root: Path, prefix: str) -> str:
 
 def session_ids(root: Path, *, days: int) -> set[str]:
     """Return the ids of all sessions recorded on the last so many days on which there are any."""
-    return {name for day in _days(root)[:days] for name in _names(day) if is_session_id(name)}
+    return {name for day in day_directories(root)[:days] for name in _names(day) if is_session_id(name)}
 
 
 def channels(root: Path, session_id: str) -> list[ChannelRecording]:
@@ -110,7 +112,7 @@ def channels(root: Path, session_id: str) -> list[ChannelRecording]:
     if not is_session_id(session_id):
         return []
     found = []
-    for day in _days(root):
+    for day in day_directories(root):
         for name in _names(day / session_id):
             if match := _CHANNEL.fullmatch(name):
                 rec = day / session_id / name
@@ -118,7 +120,7 @@ def channels(root: Path, session_id: str) -> list[ChannelRecording]:
     return sorted(found, key=lambda one: (one.facts.started_ns if one.facts else 0, one.channel))
 
 
-def _days(root: Path) -> list[Path]:
+def day_directories(root: Path) -> list[Path]:
     """Return the day directories, newest first: a session that crosses midnight may have channels in two."""
     return [root / name for name in sorted(_names(root), reverse=True) if _DAY.fullmatch(name)]
 

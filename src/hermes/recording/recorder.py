@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from hermes.config.models import RecordingConfig
+from hermes.config.keeping import RecordingConfig
 from hermes.errors import RecordingError, RecordingLimitError
 from hermes.recording import asciicast, lossless
 from hermes.recording.facts import MAX_COMMAND, MAX_TEXT, Facts
@@ -134,7 +134,7 @@ class SessionRecorder:
         if not is_session_id(session_info.session_id):
             raise RecordingError(f"not a session id: {session_info.session_id[:200]!r}")
         self._root = root
-        started = time.time_ns()
+        started, self._start = time.time_ns(), time.monotonic_ns()
         self._facts = Facts(
             session_id=session_info.session_id,
             username=_text(session_info.username),
@@ -161,7 +161,6 @@ class SessionRecorder:
         )
         self._full: Quota | None = None
         self._state = _State.NEW
-        self._start = time.monotonic_ns()
         self._rec_fd = self._cast_fd = -1
         self._texts: dict[Kind, asciicast.TextStream] = {}
         self._size = (self._facts.width, self._facts.height, 0, 0)

@@ -10,7 +10,7 @@ MAX_LIST = 4096
 """Bytes of one algorithm list that are kept."""
 
 
-def client_algorithms(payload: bytes, *, connection_id: str) -> ClientAlgorithms | None:
+def client_algorithms(payload: bytes, *, connection_id: str, elapsed: float | None = None) -> ClientAlgorithms | None:
     """Return the event for a KEXINIT payload (RFC 4253, 7.1), or None when it is malformed.
 
     HASSH is the MD5 of `kex;encryption;mac;compression` (client to server) as the client sent them.
@@ -19,9 +19,11 @@ def client_algorithms(payload: bytes, *, connection_id: str) -> ClientAlgorithms
     packet = SSHPacket(payload)
     try:
         packet.get_bytes(17)  # message number, cookie
-        kex, host_key, encryption, _, mac, _, compression, _, languages, _ = (packet.get_string() for _ in range(10))
+        lists = [packet.get_string() for _ in range(10)]
+        follows = packet.get_remaining_payload()[:1]
     except PacketDecodeError:
         return None
+    kex, host_key, encryption, encryption_back, mac, mac_back, compression, compression_back, languages, languages_back = lists
     return ClientAlgorithms(
         connection_id=connection_id,
         hassh=hashlib.md5(b";".join((kex, encryption, mac, compression)), usedforsecurity=False).hexdigest(),
@@ -31,6 +33,12 @@ def client_algorithms(payload: bytes, *, connection_id: str) -> ClientAlgorithms
         mac=_names(mac),
         compression=_names(compression),
         languages=_names(languages),
+        encryption_to_client=None if encryption_back == encryption else _names(encryption_back),
+        mac_to_client=None if mac_back == mac else _names(mac_back),
+        compression_to_client=None if compression_back == compression else _names(compression_back),
+        languages_to_client=None if languages_back == languages else _names(languages_back),
+        first_kex_packet_follows=follows not in (b"", b"\0"),
+        elapsed=elapsed,
     )
 
 

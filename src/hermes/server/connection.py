@@ -223,6 +223,7 @@ class Connection(BoundedConnection):
             key_type=from_bytes(kind[:64]),
             key=base64.b64encode(blob).decode(),
             fingerprint="SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("="),
+            fingerprint_md5="MD5:" + hashlib.md5(blob, usedforsecurity=False).digest().hex(":"),
             signed=proven,
             probe=not signed,
         )
@@ -267,7 +268,9 @@ class Connection(BoundedConnection):
         host = packet.get_string()
         port = packet.get_uint32()
         packet.check_end()
-        bound = self._owner.forwards.listen_requested(from_bytes(host[:256]), port)
+        bound = self._owner.forwards.listen_requested(from_bytes(host[:256]), port, privileged=self._username == "root")
+        if not bound:
+            self.send_debug(persona.FORWARDING_DISABLED)
         self._report_global_response(UInt32(bound) if bound and port == 0 else bool(bound))
 
     def _process_cancel_tcpip_forward_global_request(self, packet: SSHPacket) -> None:
@@ -309,12 +312,12 @@ class Connection(BoundedConnection):
         origin_host = packet.get_string()
         origin_port = packet.get_uint32()
         packet.check_end()
-        self._owner.forwards.connect_requested(from_bytes(host[:256]), port, from_bytes(origin_host[:256]), origin_port)
-        raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, persona.CONNECT_FAILED)
+        return self._owner.forwards.connect_requested(
+            self, from_bytes(host[:256]), port, from_bytes(origin_host[:256]), origin_port
+        )
 
     def _process_direct_streamlocal_at_openssh_dot_com_open(self, packet: SSHPacket) -> Any:
-        self._owner.forwards.connect_path_requested(from_bytes(packet.get_string()[:4096]))
-        raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, persona.OPEN_FAILED)
+        return self._owner.forwards.connect_path_requested(self, from_bytes(packet.get_string()[:4096]))
 
     def _process_tun_at_openssh_dot_com_open(self, packet: SSHPacket) -> Any:
         self._owner.forwards.tunnel_requested(packet.get_uint32())

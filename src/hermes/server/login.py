@@ -52,7 +52,7 @@ class Login:
         return verdict.accepted
 
     def public_key_tried(
-        self, username: str, *, key_type: str, key: str, fingerprint: str, signed: bool, probe: bool
+        self, username: str, *, key_type: str, key: str, fingerprint: str, fingerprint_md5: str, signed: bool, probe: bool
     ) -> bool:  # fmt: skip
         """A public key was offered (`probe`), or used with a signature that holds (`signed`) or not."""
         verdict = self._decide(auth.Attempt("publickey", username, key=f"{key_type} {key}"))
@@ -60,7 +60,8 @@ class Login:
         shown = verdict if accepted or not verdict.accepted else auth.Verdict(False, "public-key")
         self._tried(
             "publickey", username, shown,
-            key_type=key_type, key=key[: MAX_SECRET * 4], key_fingerprint=fingerprint, key_signed=signed,
+            key_type=key_type, key=key[: MAX_SECRET * 4], key_signed=signed,
+            key_fingerprint=fingerprint, key_fingerprint_md5=fingerprint_md5,
         )  # fmt: skip
         return verdict.accepted and (probe or signed)
 
@@ -93,6 +94,7 @@ class Login:
         key_type: str | None = None,
         key: str | None = None,
         key_fingerprint: str | None = None,
+        key_fingerprint_md5: str | None = None,
         key_signed: bool | None = None,
     ) -> None:
         self.attempts += 1
@@ -108,5 +110,7 @@ class Login:
             key_type=key_type,
             key=key,
             key_fingerprint=key_fingerprint,
+            key_fingerprint_md5=key_fingerprint_md5,
             key_signed=key_signed,
+            elapsed=self._visitor.elapsed,
         )

@@ -54,8 +54,16 @@ CHANNEL_PACKET = 32 * 1024
 SUBSYSTEMS = {b"sftp": b"/usr/lib/openssh/sftp-server"}
 """Debian's sshd_config: `Subsystem sftp /usr/lib/openssh/sftp-server`; sshd runs it by the user's shell."""
 
+FORWARD_WINDOW = 2 * 1024 * 1024
+FORWARD_PACKET = 32 * 1024
+"""sshd's CHAN_TCP_WINDOW_DEFAULT and CHAN_TCP_PACKET_DEFAULT (channels.h), in bytes."""
+
 OPEN_FAILED = "open failed"
 CONNECT_FAILED = "Connection refused"
+FORWARDING_DISABLED = "Server has disabled port forwarding."
+"""What sshd says in an SSH_MSG_DEBUG when it refuses to listen."""
+RESERVED_PORTS = range(1, 1024)
+"""Ports that only root may listen on (IPPORT_RESERVED)."""
 INVALID_IDENTIFICATION = b"Invalid SSH identification string.\r\n"
 MAJOR_VERSIONS_DIFFER = b"Protocol major versions differ.\r\n"
 SESSIONS_DISABLED = "Possible attack: attempt to open a session after additional sessions disabled"

@@ -13,7 +13,7 @@ import structlog
 
 from hermes.config import Settings
 from hermes.errors import JournalError
-from hermes.events import ConnectionRefused, Event, LimitReached
+from hermes.events import ConnectionOrigin, ConnectionRefused, Event, LimitReached
 from hermes.server import persona
 from hermes.server.auth import Memory
 from hermes.server.connection import Connection, Lobby
@@ -54,9 +54,10 @@ class Front:
         on_channel_opened: Callable[[Visitor], None] = lambda visitor: None,
         on_session_over: Callable[[Visitor], None] = lambda visitor: None,
         no_room: Callable[[], str | None] = lambda: None,
+        origin: Callable[[str], ConnectionOrigin | None] = lambda address: None,
     ) -> None:
         """`on_channel_opened` is called before a channel says what it wants: time to make ready for it. `no_room` tells why no
-        evidence of one more connection could be kept."""
+        evidence of one more connection could be kept, `origin` where an address is registered."""
         self.settings = settings
         self.visitors: set[Visitor] = set()
         server, remember = settings.server, settings.authentication.remember
@@ -64,6 +65,7 @@ class Front:
         self.memory = Memory(remember, lambda: self._remember_reached("authentication.remember", remember))
         self.channel_opened = on_channel_opened
         self.session_over = on_session_over
+        self.origin = origin
         self.closing = False
         self._journal = journal
         self._no_room = no_room

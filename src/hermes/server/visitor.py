@@ -46,7 +46,7 @@ class Visitor(asyncssh.SSHServer):
         self.slot: Slot | None = None
         """Its place among the connections, once it is let in."""
         self._settings = front.settings.server
-        self.forwards = Forwards(self, self._settings.max_forwards)
+        self.forwards = Forwards(self, front.settings)
         self._connection: Connection | None = None
         self._open: dict[int, ChannelProcess] = {}
         self._started = time.monotonic()
@@ -65,6 +65,11 @@ class Visitor(asyncssh.SSHServer):
     def banner(self) -> str | None:
         """Text to send before authentication."""
         return self._settings.banner
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the connection opened, to the microsecond."""
+        return round(time.monotonic() - self._started, 6)
 
     @property
     def open_channels(self) -> int:
@@ -92,16 +97,16 @@ class Visitor(asyncssh.SSHServer):
             ))  # fmt: skip
             conn.refuse(persona.overload_notice(self._settings.version))
             return
-        self._emit(
-            events.ConnectionOpened(
-                connection_id=self.connection_id,
-                source_ip=self.source_ip,
-                source_port=self.source_port,
-                local_ip=_plain(local[0]),
-                local_port=local[1],
-                proxied=bool(conn.get_extra_info("proxied", False)),
-            )
+        self.say(
+            events.ConnectionOpened,
+            source_ip=self.source_ip,
+            source_port=self.source_port,
+            local_ip=_plain(local[0]),
+            local_port=local[1],
+            proxied=bool(conn.get_extra_info("proxied", False)),
         )
+        if (origin := self.front.origin(self.source_ip)) is not None:
+            self.say(events.ConnectionOrigin, country=origin.country, asn=origin.asn, organization=origin.organization)
         if self._settings.login_timeout:
             self._arm(self._settings.login_timeout, self._login_expired)
 
@@ -113,6 +118,7 @@ class Visitor(asyncssh.SSHServer):
         if self._cause is None:
             self._cause = _cause_of(exc)
         self._ended = time.monotonic()
+        self.forwards.over()
         if self.session is not None:
             self.front.session_over(self)
         if not self._running:
@@ -190,14 +196,7 @@ class Visitor(asyncssh.SSHServer):
                 self._arm(min(ends) - now, self._watch)
 
     def _expire(self, limit: str, seconds: float) -> None:
-        self._emit(
-            events.SessionTimeout(
-                connection_id=self.connection_id,
-                session_id=self.session.session_id if self.session else None,
-                limit=limit,
-                seconds=seconds,
-            )
-        )
+        self.say(events.SessionTimeout, limit=limit, seconds=seconds)
         self.limit_reached(f"server.{limit}_timeout", seconds)
         self.end(f"{limit}-timeout")
 
@@ -206,11 +205,11 @@ class Visitor(asyncssh.SSHServer):
     def version_received(self, line: bytes) -> None:
         """The client identified itself."""
         self.client_version = events.from_bytes(line)
-        self._emit(events.ClientVersion(connection_id=self.connection_id, version=self.client_version))
+        self.say(events.ClientVersion, version=self.client_version, elapsed=self.elapsed)
 
     def kexinit_received(self, payload: bytes) -> None:
         """The client offered its algorithms."""
-        offered = client_algorithms(payload, connection_id=self.connection_id)
+        offered = client_algorithms(payload, connection_id=self.connection_id, elapsed=self.elapsed)
         if offered is not None:
             self._emit(offered)
 
@@ -225,15 +224,12 @@ class Visitor(asyncssh.SSHServer):
         self._session_started = self._last_active = time.monotonic()
         self._disarm()
         self._watch()
-        self._emit(
-            events.SessionOpened(
-                connection_id=self.connection_id,
-                session_id=self.session.session_id,
-                username=self.session.username,
-                source_ip=self.source_ip,
-                source_port=self.source_port,
-                client_version=self.client_version,
-            )
+        self.say(
+            events.SessionOpened,
+            username=self.session.username,
+            source_ip=self.source_ip,
+            source_port=self.source_port,
+            client_version=self.client_version,
         )
 
     # ---- channels

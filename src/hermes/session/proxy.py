@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from hermes.container import Container, ContainerProcess, Exit
+from hermes.container.fds import write_fd
 from hermes.container.messages import Terminal
 from hermes.errors import HermesError, RecordingError
 from hermes.recording import SessionRecorder
 from hermes.server.backend import PTYRequest
-from hermes.session.streams import FdReader, write_fd
+from hermes.session.streams import FdReader
 
 PIECE = 32 * 1024
 """Bytes of input taken at once, at most; between two pieces the other sessions have their turn."""

@@ -92,26 +92,6 @@ class FdReader:
             _settle(self._waiter)
 
 
-async def write_fd(fd: int, data: bytes) -> None:
-    """Write all of `data`. Raises OSError (EPIPE, EIO) when the other end is closed."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(fd, view) :]
-        except BlockingIOError:
-            await _writable(fd)
-
-
 def _settle(waiter: "asyncio.Future[None]") -> None:
     if not waiter.done():
         waiter.set_result(None)
-
-
-async def _writable(fd: int) -> None:
-    loop = asyncio.get_running_loop()
-    waiter: asyncio.Future[None] = loop.create_future()
-    loop.add_writer(fd, _settle, waiter)
-    try:
-        await waiter
-    finally:
-        loop.remove_writer(fd)

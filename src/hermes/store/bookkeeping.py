@@ -7,7 +7,16 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from hermes.events import ChannelInput, ChannelOpened, ChannelStarted, Event, SessionClosed, SessionContainer, SessionOpened
+from hermes.events import (
+    ChannelInput,
+    ChannelOpened,
+    ChannelStarted,
+    Event,
+    SessionClosed,
+    SessionContainer,
+    SessionOpened,
+    SessionSealed,
+)
 
 LOST = "lost"
 """Cause of a session whose sensor was killed before it could say how it ended."""
@@ -59,6 +68,10 @@ def _closed(db: sqlite3.Connection, identity: int, time: int, sensor: str, event
     )
 
 
+def _sealed(db: sqlite3.Connection, identity: int, time: int, sensor: str, event: SessionSealed) -> None:
+    db.execute("UPDATE sessions SET sealed = ? WHERE session_id = ?", (event.sequence, event.session_id))
+
+
 def _channel(db: sqlite3.Connection, identity: int, time: int, sensor: str, event: ChannelOpened) -> None:
     db.execute("UPDATE sessions SET channels = channels + 1 WHERE session_id = ?", (event.session_id,))
 
@@ -86,6 +99,7 @@ _BOOKS: dict[type[Event], Callable[[sqlite3.Connection, int, int, str, Any], Non
     SessionOpened: _opened,
     SessionContainer: _contained,
     SessionClosed: _closed,
+    SessionSealed: _sealed,
     ChannelOpened: _channel,
     ChannelStarted: _started,
     ChannelInput: _input,

@@ -20,9 +20,10 @@ from typing import Any, Literal
 import structlog
 
 from hermes.errors import JournalError
-from hermes.events import Event, JournalDamaged, JournalRecovered
+from hermes.events import ClockSet, Event, JournalDamaged, JournalRecovered
 from hermes.store import database
 from hermes.store.bookkeeping import book
+from hermes.store.clock import ClockWatch
 from hermes.store.lines import Lines, Row
 from hermes.store.waiting import Mark, Stated, Work, stated
 
@@ -85,6 +86,7 @@ class Journal:
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
         self._lines = None if lines is None else Lines(lines, path, rotate_lines)
+        self._clock = ClockWatch()
         self._waiting: deque[Stated | Mark] = deque()
         self._bytes_in = 0
         self._bytes_out = 0
@@ -133,8 +135,13 @@ class Journal:
         that was not now.
 
         JournalError if the fact cannot be kept: too many wait already, or the journal is closed. Whoever caused it must end.
+        If the machine's clock was set since the fact before, a `clock.set` is stated in between.
         """
-        one = stated(event, time)
+        if jump := self._clock.jump():
+            self._take_in(stated(ClockSet(seconds=round(jump, 6))))
+        self._take_in(stated(event, time))
+
+    def _take_in(self, one: Stated) -> None:
         if self.waiting >= self._max_waiting or self._waiting_bytes + len(one.body) > self._max_waiting_bytes:
             self.refused += 1
             raise JournalError(f"{len(self._waiting)} events wait to be written already: {self._trouble or 'the disk is slow'}")
@@ -143,11 +150,11 @@ class Journal:
             raise JournalError("the journal is not open")
         self._bytes_in += len(one.body)
         self._waiting.append(one)
-        self._on_event(event)
+        self._on_event(one.event)
         if self._asleep:
             self._asleep = False
             self._wake.set()
-        if event.session_id is not None and not self._hurry.is_set():
+        if one.event.session_id is not None and not self._hurry.is_set():
             self._hurry.set()
 
     @property

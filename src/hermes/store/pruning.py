@@ -1,7 +1,8 @@
 """Old rows out of the journal: what can go, and its removal in small steps, each a transaction of the journal's one writer.
 
 A connection goes as a whole, with its session if it had one: its events, its row in `sessions`, its commands. What is not over
-never goes. Whoever removes something states it in the same transaction, so ids never begin anew.
+never goes. Whoever removes something states it in the same transaction, with the ids, so ids never begin anew and no gap is
+without a reason. What tells of removals goes by its age alone; then whoever removes it says again what it said.
 """
 
 import enum
@@ -9,10 +10,13 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from hermes.store.ranges import Ranges
+
 PAGE = 4096
 """Bytes of a page, SQLite's default."""
 
 _SESSION = "SELECT id, session_id, started, commands, bytes_in, bytes_out, ended IS NULL OR cause IS 'lost' FROM sessions"
+_REMOVAL = "evidence.removed"
 _SWEPT = "(event != 'evidence.removed' OR ?)"
 _CLOSED = ("connection.closed", "connection.refused")
 
@@ -35,9 +39,21 @@ class Swept(NamedTuple):
     """Some of the events looked at were old enough."""
     open: int | None
     """Id of the first event that stays only because its connection is not over."""
-    connections: int
-    events: int
-    bytes: int
+    removed: "Removed"
+
+
+class Removed(NamedTuple):
+    """What was removed: connections, events, their bytes, and the ids they had or told of."""
+
+    connections: int = 0
+    events: int = 0
+    bytes: int = 0
+    ids: Ranges = Ranges()
+
+    def __add__(self, other: "Removed") -> "Removed":  # type: ignore[override]
+        return Removed(
+            self.connections + other.connections, self.events + other.events, self.bytes + other.bytes, self.ids | other.ids
+        )
 
 
 class SessionRow(NamedTuple):
@@ -99,16 +115,16 @@ def sweep(
     what tells of removals stays.
     """
     rows = db.execute(
-        f"SELECT id, time, connection_id, session_id FROM events WHERE id > ? AND {_SWEPT} ORDER BY id LIMIT ?",
+        f"SELECT id, time, connection_id, session_id, event FROM events WHERE id > ? AND {_SWEPT} ORDER BY id LIMIT ?",
         (cursor, before is not None, limit),
     ).fetchall()
     seen: set[str | None] = set()
-    ripe, unfinished, connections, removed = False, None, 0, _Removed()
-    for identity, time, connection, session in rows:
+    ripe, unfinished, removed = False, None, Removed()
+    for identity, time, connection, session, event in rows:
         if before is not None and time >= before:
             continue
         ripe = True
-        if connection is None and session is None:
+        if event == _REMOVAL or (connection is None and session is None):
             removed += _delete(db, "id = ?", (identity,))
         elif (connection or session) not in seen:
             seen.add(connection or session)
@@ -118,35 +134,25 @@ def sweep(
             if over is _Over.NO:
                 unfinished = unfinished or identity
                 continue
-            connections += 1
             removed += _remove(db, connection, session)
     reached = rows[-1][0] if rows else cursor
-    return Swept(reached, len(rows) == limit, ripe, unfinished, connections, removed.events, removed.bytes)
+    return Swept(reached, len(rows) == limit, ripe, unfinished, removed)
 
 
-def remove_sessions(db: sqlite3.Connection, session_ids: Iterable[str]) -> tuple[int, int, int]:
-    """Remove sessions that are over, with their connections; return how many, and how many events and bytes that was."""
-    count, removed = 0, _Removed()
+def remove_sessions(db: sqlite3.Connection, session_ids: Iterable[str]) -> Removed:
+    """Remove sessions that are over, with their connections."""
+    removed = Removed()
     for session_id in session_ids:
         row = db.execute("SELECT connection_id, ended FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
         if row is not None and row[1] is not None:
-            count += 1
             removed += _remove(db, row[0], session_id)
-    return count, removed.events, removed.bytes
+    return removed
 
 
 def shrink(db: sqlite3.Connection, pages: int) -> None:
     """Let the file give back up to so many pages that nothing uses. Where it cannot (see `database`), it does nothing."""
     for _ in range(min(pages, extent(db).free // PAGE)):
         db.execute("PRAGMA incremental_vacuum(1)")  # Python takes one step of a statement that yields nothing: one page
-
-
-class _Removed(NamedTuple):
-    events: int = 0
-    bytes: int = 0
-
-    def __add__(self, other: "_Removed") -> "_Removed":  # type: ignore[override]
-        return _Removed(self.events + other.events, self.bytes + other.bytes)
 
 
 class _Over(enum.Enum):
@@ -168,8 +174,8 @@ def _is_over(db: sqlite3.Connection, connection: str | None, session: str | None
     return _Over.NO if said is None else _Over.CONNECTION
 
 
-def _remove(db: sqlite3.Connection, connection: str | None, session: str | None) -> _Removed:
-    removed = _Removed()
+def _remove(db: sqlite3.Connection, connection: str | None, session: str | None) -> Removed:
+    removed = Removed(connections=1)
     if session is None and connection is not None:
         row = db.execute("SELECT session_id FROM sessions WHERE connection_id = ?", (connection,)).fetchone()
         session = row and row[0]
@@ -179,12 +185,17 @@ def _remove(db: sqlite3.Connection, connection: str | None, session: str | None)
     if session is not None:
         db.execute("DELETE FROM commands WHERE session_id = ?", (session,))
         db.execute("DELETE FROM sessions WHERE session_id = ?", (session,))
-        removed += _delete(db, "session_id = ?", (session,))
+        removed += _delete(db, "session_id = ? AND event != ?", (session, _REMOVAL))
     if connection is not None:
-        removed += _delete(db, "connection_id = ?", (connection,))
+        removed += _delete(db, "connection_id = ? AND event != ?", (connection, _REMOVAL))
     return removed
 
 
-def _delete(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> _Removed:
-    (size,) = db.execute(f"SELECT coalesce(sum(length(body)), 0) FROM events WHERE {where}", values).fetchone()
-    return _Removed(db.execute(f"DELETE FROM events WHERE {where}", values).rowcount, size)
+def _delete(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> Removed:
+    told = f"CASE event WHEN '{_REMOVAL}' THEN body ->> '$.ids' END"
+    rows = db.execute(f"DELETE FROM events WHERE {where} RETURNING id, length(body), {told}", values).fetchall()
+    ids = Ranges.of(identity for identity, _, _ in rows)
+    for _, _, again in rows:
+        if again:
+            ids |= Ranges.parse(again)
+    return Removed(0, len(rows), sum(size for _, size, _ in rows), ids)

@@ -2,8 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import reduce
 from operator import or_
@@ -190,9 +190,23 @@ class JournalReader:
             )
             return [StoredEvent.of(*row) for row in rows]
 
+    def select(self, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        """Return the rows of a query on the journal's tables (`hermes.store.schema`), as they are at one moment."""
+        with self._snapshot() as db:
+            return db.execute(query, values).fetchall()
+
+    @staticmethod
+    def moment(micros: int) -> datetime:
+        """A time as the journal has it, in UTC."""
+        return _moment(micros)
+
     def _commands(self, session_id: str, limit: int) -> list[str]:
         rows = self._db.execute("SELECT command FROM commands WHERE session_id = ? ORDER BY id LIMIT ?", (session_id, limit))
         return [command for (command,) in rows]
+
+    def snapshot(self) -> AbstractContextManager[sqlite3.Connection]:
+        """See the journal as it is at this moment, for as long as it takes, through queries of one's own (`store.streams`)."""
+        return self._snapshot()
 
     @contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:

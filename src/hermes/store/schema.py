@@ -71,6 +71,12 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE spools (container_id TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE sessions ADD COLUMN sealed INTEGER;
+    UPDATE sessions SET sealed = 0;
+    CREATE INDEX sessions_unsealed ON sessions (id) WHERE sealed IS NULL;
+    CREATE INDEX events_sensor ON events (event) WHERE connection_id IS NULL AND session_id IS NULL;
+    """,
 )
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import os
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -10,10 +9,10 @@ from types import TracebackType
 from typing import Self
 
 from hermes.container import Container, ContainerProcess, Exit, Terminal
+from hermes.container.fds import CHUNK, read_fd, write_fd
 
 PATIENCE = 30.0
 """Seconds after which something awaited counts as never going to happen."""
-_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,44 +36,6 @@ async def eventually(condition: Callable[[], Awaitable[bool]], *, patience: floa
             await asyncio.sleep(interval)
 
 
-async def _ready(fd: int, *, write: bool = False) -> None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-
-    def wake() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    (loop.add_writer if write else loop.add_reader)(fd, wake)
-    try:
-        await ready
-    finally:
-        (loop.remove_writer if write else loop.remove_reader)(fd)
-
-
-async def read_fd(fd: int, size: int = _CHUNK) -> bytes:
-    """What a non-blocking fd has, at least one byte; empty at its end (for a pty: when it hung up)."""
-    while True:
-        try:
-            return os.read(fd, size)
-        except BlockingIOError:
-            await _ready(fd)
-        except OSError as error:
-            if error.errno in {errno.EIO, errno.ECONNRESET}:
-                return b""
-            raise
-
-
-async def write_fd(fd: int, data: bytes) -> None:
-    """Write all of it. Raises BrokenPipeError when nobody reads any more."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(fd, view[:_CHUNK]) :]
-        except BlockingIOError:
-            await _ready(fd, write=True)
-
-
 class Running:
     """A process of a box. Every wait of it is bounded by `PATIENCE`."""
 
@@ -94,7 +55,7 @@ class Running:
         assert fd is not None, "its output is closed"
         return fd
 
-    async def read(self, size: int = _CHUNK) -> bytes:
+    async def read(self, size: int = CHUNK) -> bytes:
         """Some output, empty at its end."""
         if self._pending:
             data, self._pending = self._pending[:size], self._pending[size:]

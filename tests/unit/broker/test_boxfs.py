@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from hermes.broker.boxfs import IDS, TO_BLAME, BoxFiles, Places, mounts, unmount_below
+from hermes.broker.manifest import UNKNOWN
 from hermes.broker.trees import Budget
 
 BUDGET = Budget(bytes=1 << 20, entries=1000, depth=10, seconds=60)
@@ -42,7 +43,7 @@ def test_what_is_still_being_deleted_is_not_mixed_up(files: BoxFiles, tmp_path: 
 def test_keep(files: BoxFiles, tmp_path: Path) -> None:
     os.chown(files.disk / "up" / "loot", 5 * IDS + 7, 5 * IDS + 8)
     kept = tmp_path / "stopped" / "one"
-    assert files.keep(kept, BUDGET).exceeded == set()
+    assert files.keep(kept, BUDGET, UNKNOWN).exceeded == set()
     assert (kept / "changes" / "loot").read_text() == "loot"
     assert (kept.stat().st_mode & 0o7777, kept.stat().st_uid) == (0o700, 0)
     (line,) = (kept / "manifest.jsonl").read_bytes().splitlines()

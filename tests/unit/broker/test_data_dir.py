@@ -40,6 +40,18 @@ def test_the_front_owns_only_what_it_writes(tmp_path: Path) -> None:
         assert facts(directory) == (pwd.getpwnam("nobody").pw_uid, 0o700)
 
 
+@needs_root
+def test_artifacts_are_roots_and_the_sensors_group_reads_them(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path / "data")
+    prepare(settings)
+    (settings.artifacts_dir / ".incoming" / "left").write_text("half")
+    prepare(settings)
+    assert facts(settings.artifacts_dir) == (0, 0o750)
+    assert settings.artifacts_dir.stat().st_gid == pwd.getpwnam("nobody").pw_gid
+    assert facts(settings.artifacts_dir / ".incoming") == (0, 0o700)
+    assert list((settings.artifacts_dir / ".incoming").iterdir()) == []
+
+
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MachineError, match=r"cannot prepare .*: Not a directory"):

@@ -111,16 +111,27 @@ def test_the_others_start_no_program_either_and_reach_no_other_process(made: Cal
     assert verdict(program, CLONE, 0x3D0F00) == ALLOW
 
 
-def test_the_analyst_may_fork_and_make_no_socket() -> None:
+def test_the_analyst_may_wait_for_its_scanner_fork_no_other_and_make_no_socket() -> None:
     program = filters.analyst()
-    assert verdict(program, CLONE, 0x1200011) == ALLOW
-    assert verdict(program, CLONE, 0x10000000 | 17) == REFUSED
     assert verdict(program, 61) == ALLOW, "wait4"
+    assert verdict(program, CLONE, 0x1200011) == REFUSED
+    assert verdict(program, KILL_, 1, 9) == REFUSED
+    assert verdict(program, SENDMSG, 3, 1, 0x4000) == ALLOW
     assert verdict(program, SOCKET, 2, 1) == REFUSED
     assert verdict(program, CONNECT) == REFUSED
     assert verdict(program, SENDTO, 3, 1, 1, 0, 0x7000, 16) == REFUSED
-    assert verdict(program, PRLIMIT, 0, 7, 0x7000, 0) == ALLOW
-    assert verdict(program, PRLIMIT, 77, 7, 0x7000, 0) == REFUSED
+    assert verdict(program, PRLIMIT, 0, 7, 0x7000, 0) == REFUSED
+
+
+def test_a_look_at_a_file_may_read_compute_and_answer_and_what_else_it_tried_would_end_it() -> None:
+    program = filters.look()
+    for number, arguments in ((READ, ()), (1, ()), (8, ()), (MMAP, (0, 4096, 3)), (MPROTECT, (0, 4096, 1))):
+        assert verdict(program, number, *arguments) == ALLOW
+    for number, arguments in ((MMAP, (0, 4096, 7)), (MPROTECT, (0, 4096, 5)), (35, ()), (270, ())):
+        assert verdict(program, number, *arguments) == REFUSED
+    for number in (CLONE, 57, 59, OPENAT, SOCKET, SOCKETPAIR, CONNECT, SENDMSG, KILL_, TKILL, PIDFD_SEND_SIGNAL, PRCTL, 101):
+        assert verdict(program, number) == KILL
+    assert verdict(program, READ, architecture=I386) == KILL
 
 
 def test_outputs_may_connect_and_not_fork() -> None:

@@ -61,13 +61,13 @@ class Next:
         before = Forensics(directory, ForensicsConfig(), emit=self.stated.append)
         for one in held:
             before.hold(one)
-        self.forensics = Forensics(directory, config or ForensicsConfig(), emit=self.stated.append)
         self.spools = Spools(directory.with_name("watched"))
+        self.forensics = Forensics(directory, config or ForensicsConfig(), emit=self.stated.append, over=self.spools.end)
 
     async def run(self, engine: Spared) -> None:
         left = await self.forensics.start()
         await engine.start(spare=[one.container_id for one in left])
-        await recover(engine, self.forensics, self.spools, left, emit=self.stated.append)
+        await recover(engine, self.forensics, left, emit=self.stated.append)
         await self.forensics.settled()
         await self.forensics.close()
 

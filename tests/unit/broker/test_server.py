@@ -14,6 +14,7 @@ from hermes.broker.pool import Pool
 from hermes.broker.server import BrokerServer, Fronts
 from hermes.config import ContainerPoolConfig
 from hermes.container import BrokerEvent, Container, ContainerPool
+from hermes.container.fds import read_fd
 from hermes.container.messages import (
     MAX_MESSAGE,
     Allocate,
@@ -29,7 +30,7 @@ from hermes.container.messages import (
 )
 from hermes.errors import AllocationError
 from hermes.testing import BrokenEngine, FakeEngine, NeverEngine
-from hermes.testing.boxes import eventually, read_fd
+from hermes.testing.boxes import eventually
 
 PATIENCE = 30.0
 

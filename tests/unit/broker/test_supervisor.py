@@ -239,6 +239,9 @@ async def test_extras_start_once_it_listens_and_their_deaths_cost_nothing(stage:
         running = group.create_task(stage.supervisor.run())
         notes = await stage.noted(lambda notes: {"analyst", "outputs"} <= {who for who, *_ in notes})
         assert [who for who, _, what in notes if what.startswith("started")][:2] == ["broker", "front"]
+        async with asyncio.timeout(PATIENCE):
+            while not all(extra.is_ready for extra in stage.supervisor._extras):  # noqa: ASYNC110 - the supervisor sets it
+                await asyncio.sleep(0.01)
         os.kill(stage.pid("analyst"), signal.SIGKILL)
         await stage.noted(lambda notes: sum(who == "analyst" and what.startswith("started") for who, _, what in notes) == 2)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -247,6 +250,7 @@ async def test_extras_start_once_it_listens_and_their_deaths_cost_nothing(stage:
     assert ended[0] == "front"
     assert ended[-1] == "broker"
     assert sum(who == "front" and what.startswith("started") for who, _, what in stage.notes()) == 1
+    assert sum(what.startswith("peer") for _, _, what in stage.notes()) == 2, "broker and front are not connected anew"
 
 
 @pytest.mark.asyncio

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes.config.models import RecordingConfig
+from hermes.config.keeping import RecordingConfig
 from hermes.recording.recorder import SessionRecorder
 from hermes.server.backend import SessionInfo
 from tests.unit.store.facts import login, logout, write

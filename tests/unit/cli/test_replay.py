@@ -17,7 +17,7 @@ import typer
 from typer.testing import CliRunner
 
 from hermes.cli.replay import replay, schedule
-from hermes.config.models import RecordingConfig
+from hermes.config.keeping import RecordingConfig
 from hermes.recording.lossless import Frame, Kind
 from hermes.recording.recorder import SessionRecorder
 from hermes.server.backend import SessionInfo

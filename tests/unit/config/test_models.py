@@ -5,6 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from hermes.config import AuthenticationConfig, ContainerPoolConfig, RecordingConfig, SensorConfig, ServerConfig, Settings
+from hermes.config.forwards import ForwardsConfig
+from hermes.config.geo import GeoConfig
 
 
 def reasons(model: type[Any], **values: object) -> list[str]:
@@ -127,3 +129,32 @@ def test_settings_survive_the_way_to_another_process() -> None:
 def test_timeouts_can_be_switched_off() -> None:
     server = ServerConfig(login_timeout=0, idle_timeout=0, session_timeout=0)
     assert (server.login_timeout, server.idle_timeout, server.session_timeout) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://registry.example", "ftp://x", "https://", "nonsense", "https://user:secret@x", "https://x/?a=b", "https://x/ y",
+        "http://127.0.0.1.example",
+    ],
+)  # fmt: skip
+def test_a_registry_is_asked_over_tls_only(url: str) -> None:
+    with pytest.raises(ValidationError):
+        GeoConfig(registry=url)
+
+
+def test_a_registry_of_ones_own() -> None:
+    assert GeoConfig().registry == "https://registry.npmjs.org"
+    assert GeoConfig(registry="https://npm.example/mirror/").registry == "https://npm.example/mirror"
+    assert GeoConfig(registry="http://127.0.0.1:4873").registry == "http://127.0.0.1:4873"
+    with pytest.raises(ValidationError):
+        GeoConfig(asn_package="../../x")
+
+
+def test_forwards_are_accepted_as_real_servers_do() -> None:
+    forwards = Settings().forwards
+    assert (forwards.direct_tcpip, forwards.direct_streamlocal, forwards.tcpip_forward) == ("accept", "refuse", "accept")
+    with pytest.raises(ValidationError):
+        ForwardsConfig(refused_ports=(0,))
+    with pytest.raises(ValidationError):
+        ForwardsConfig(refused_hosts=("",))

@@ -39,5 +39,7 @@ def test_a_second_time_only_what_waits_differs() -> None:
 
 def test_only_settings_can_be_reloaded() -> None:
     assert set(SETTINGS) >= RELOADED
-    assert {key.partition(".")[0] for key in RELOADED} == {"server", "authentication", "logging", "container_pool"}
+    assert {key.partition(".")[0] for key in RELOADED} == {
+        "server", "authentication", "forwards", "logging", "container_pool", "analysis", "outputs", "alerts",
+    }  # fmt: skip
     assert all(value_of(Settings(), key) == SETTINGS[key].default for key in RELOADED)

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from hermes import events
-from hermes.config.models import RecordingConfig
+from hermes.config.keeping import RecordingConfig
 from hermes.evidence.recovery import unstated
 from hermes.recording import SessionRecorder
 from hermes.server.backend import SessionInfo

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes.config.models import RecordingConfig
+from hermes.config.keeping import RecordingConfig
 from hermes.recording.lossless import Ending, Kind
 from hermes.recording.reader import RecordingUnavailable, channels, find_session
 from hermes.recording.recorder import SessionRecorder

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes.config.models import RecordingConfig
+from hermes.config.keeping import RecordingConfig
 from hermes.errors import RecordingError, RecordingLimitError
 from hermes.recording import asciicast, lossless, recorder
 from hermes.recording.lossless import Decoder, Ending, Frame, Kind

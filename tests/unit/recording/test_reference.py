@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hermes.config.models import RecordingConfig
+from hermes.config.keeping import RecordingConfig
 from hermes.recording import asciicast, lossless, recorder
 from hermes.recording.facts import MAX_COMMAND, MAX_TEXT, Facts
 from hermes.recording.lossless import Kind

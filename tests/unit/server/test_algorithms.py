@@ -2,6 +2,7 @@
 
 import hashlib
 
+import pytest
 from asyncssh.packet import NameList
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +37,25 @@ def test_a_known_client() -> None:
     event = client_algorithms(kexinit(kex, "h", encryption, encryption, mac, mac, "none", "none", "", ""), connection_id="c")
     assert event is not None
     assert event.hassh == "f555226df1963d1d3c09daf865abdc9a"
+
+
+def test_lists_to_the_client_are_there_where_they_differ() -> None:
+    event = client_algorithms(kexinit("k", "h", "e", "e", "m", "m", "c", "c", "", ""), connection_id="c", elapsed=0.25)
+    assert event is not None
+    assert (event.encryption_to_client, event.mac_to_client) == (None, None)
+    assert (event.compression_to_client, event.languages_to_client, event.elapsed) == (None, None, 0.25)
+    event = client_algorithms(kexinit("k", "h", "e", "f,g", "m", "n", "c", "d", "", "en"), connection_id="c")
+    assert event is not None
+    assert (event.encryption, event.encryption_to_client) == (["e"], ["f", "g"])
+    assert (event.mac_to_client, event.compression_to_client, event.languages_to_client) == (["n"], ["d"], ["en"])
+    assert event.hassh == hashlib.md5(b"k;e;m;c", usedforsecurity=False).hexdigest()
+
+
+@pytest.mark.parametrize(("last", "follows"), [(b"\0" * 5, False), (b"\1" + b"\0" * 4, True), (b"", False)])
+def test_a_guessed_key_exchange_is_noted(last: bytes, follows: bool) -> None:
+    event = client_algorithms(kexinit(*"abcdefghij")[:-5] + last, connection_id="c")
+    assert event is not None
+    assert event.first_kex_packet_follows is follows
 
 
 @given(st.binary(max_size=200))

@@ -2,16 +2,17 @@
 
 import asyncssh
 import pytest
-from asyncssh.channel import SSHServerChannel
+from asyncssh.channel import SSHChannel, SSHForwardChannel, SSHServerChannel
 from asyncssh.connection import SSHServerConnection
 from asyncssh.misc import ProtocolError
 from asyncssh.packet import SSHPacketHandler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes.server.bounds import BoundedChannel, BoundedConnection
+from hermes.server.bounds import BoundedChannel, BoundedConnection, Uncrumbled
 from hermes.server.channel import Channel, _terminal_modes
 from hermes.server.connection import Connection
+from hermes.server.sink import SinkChannel
 
 OVERRIDDEN = {
     Connection: (
@@ -27,7 +28,9 @@ OVERRIDDEN = {
         "connection_made", "data_received", "pause_writing", "resume_writing", "_send", "send_packet", "_send_deferred_packets",
         "_choose_alg", "_process_newkeys", "_force_close", "_cleanup", "internal_error",
     ),
-    BoundedChannel: ("_accept_data",),
+    Uncrumbled: ("_accept_data",),
+    BoundedChannel: (),
+    SinkChannel: (),
     Channel: (
         "_process_request", "_packet_handlers",
         "_process_pty_req_request", "_process_env_request", "_process_shell_request", "_process_exec_request",
@@ -37,7 +40,7 @@ OVERRIDDEN = {
 }  # fmt: skip
 PAIRS = (
     (Connection, SSHServerConnection), (BoundedConnection, SSHServerConnection),
-    (Channel, SSHServerChannel), (BoundedChannel, SSHServerChannel),
+    (Channel, SSHServerChannel), (BoundedChannel, SSHServerChannel), (Uncrumbled, SSHChannel), (SinkChannel, SSHForwardChannel),
 )  # fmt: skip
 USED = (
     "_inpbuf",

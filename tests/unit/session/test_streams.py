@@ -7,7 +7,8 @@ import pty
 
 import pytest
 
-from hermes.session.streams import LAST_WORDS, FdReader, write_fd
+from hermes.container.fds import write_fd
+from hermes.session.streams import LAST_WORDS, FdReader
 
 
 def pipe() -> tuple[int, int]:

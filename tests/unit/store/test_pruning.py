@@ -63,8 +63,8 @@ def test_who_was_not_let_in_goes_and_everybody_else_stays(db: sqlite3.Connection
     steps = sweep_all(db, step, run=1)
     assert connections(db) == {"c-s1", "open", "c-active", "c-s2", None}
     assert stored(path, "SELECT event FROM events WHERE connection_id IS NULL") == ["evidence.removed"]
-    assert sum(each.connections for each in steps) == 3
-    assert sum(each.events for each in steps) == total - len(stored(path, "SELECT id FROM events"))
+    assert sum(each.removed.connections for each in steps) == 3
+    assert sum(each.removed.events for each in steps) == total - len(stored(path, "SELECT id FROM events"))
     first_open = stored(path, "SELECT min(id) FROM events WHERE connection_id = 'open'")[0]
     assert next(each.open for each in steps if each.open is not None) == first_open
     with JournalReader(path) as reader:
@@ -86,7 +86,7 @@ def test_by_age_sessions_go_too_and_never_those_under_way(db: sqlite3.Connection
     assert stored(path, "SELECT DISTINCT session_id FROM commands ORDER BY id") == ["active", "s2"]
     first_open = stored(path, "SELECT min(id) FROM events WHERE connection_id = 'open'")[0]
     swept = pruning.sweep(db, 0, 1, run=1, before=before, sessions=True)
-    assert (swept.cursor, swept.ripe, swept.events) == (first_open, True, 0), "old, but not over"
+    assert (swept.cursor, swept.ripe, swept.removed.events) == (first_open, True, 0), "old, but not over"
     assert not pruning.sweep(db, before, 1000, run=1, before=before).ripe
     sweep_all(db, 100, run=10**6, before=2**62, sessions=True)
     assert connections(db) == {"c-active"}, "and no removal is told of any more"
@@ -94,11 +94,30 @@ def test_by_age_sessions_go_too_and_never_those_under_way(db: sqlite3.Connection
 
 def test_sessions_go_with_all_that_is_of_them_but_not_while_they_go_on(db: sqlite3.Connection, path: Path) -> None:
     whole = [*login("s2"), *logout("s2")]
-    count, removed, size = pruning.remove_sessions(db, ["s2", "active", "unknown"])
+    count, removed, size, ids = pruning.remove_sessions(db, ["s2", "active", "unknown"])
     assert (count, removed) == (1, len(whole))
     assert size > 500
+    assert len(ids) == len(whole)
+    assert str(ids) == f"{next(iter(ids))[0]}-{next(iter(ids))[0] + len(whole) - 1}"
     assert stored(path, "SELECT session_id FROM sessions ORDER BY id") == ["s1", "active"]
     assert "c-s2" not in connections(db)
+
+
+def test_every_id_that_is_gone_is_told_also_when_what_told_of_it_goes(path: Path) -> None:
+    said = events.EvidenceRemoved(what="journal", reason="r", bytes=1, events=3, ids="1-3")
+    of_s2 = events.EvidenceRemoved(session_id="s2", what="recording", path="d/s2", reason="r", bytes=1)
+    write(path, *knock("k1"), said, of_s2, *login("s2"), *logout("s2"), *login("on"))
+    db = database.connect(path, mode="rw", busy_timeout=1)
+    db.execute("DELETE FROM events WHERE id <= 3")
+    removed = pruning.remove_sessions(db, ["s2"])
+    assert stored(path, "SELECT event FROM events WHERE event = 'evidence.removed'") == ["evidence.removed"] * 2, "it stays"
+    told = removed.ids
+    for step in sweep_all(db, 3, run=1, before=2**62, sessions=True):
+        told |= step.removed.ids
+    db.close()
+    left = stored(path, "SELECT id FROM events ORDER BY id")
+    assert len(left) == len(login("on"))
+    assert str(told) == f"1-{left[0] - 1}"
 
 
 def test_what_the_value_of_a_session_is_told_by(db: sqlite3.Connection) -> None:

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from hermes.container.fds import read_fd, write_fd
 from hermes.errors import HermesError, SpawnError
 from hermes.testing import FakeEngine, boxes
-from hermes.testing.boxes import BoxClient, eventually, read_fd, write_fd
+from hermes.testing.boxes import BoxClient, eventually
 
 
 @pytest_asyncio.fixture

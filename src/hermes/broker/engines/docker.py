@@ -290,7 +290,7 @@ class DockerEngine:
                 cell.copied = await self._changes(cell.name, cell.details).keep(keep)
         await self._remove(cell.box.id)
         await self._watching.finish(cell.box.id)
-        self._watching.end(cell.box.id)
+        self._watching.end(cell.box.id, kept=keep is not None)
         self._cells.pop(cell.box.id, None)
         self._init_ended(cell)
         if cell.server is not None:

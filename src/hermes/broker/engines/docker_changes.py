@@ -23,8 +23,9 @@ import structlog
 from aiodocker import Docker, DockerError
 
 from hermes.broker import boxfs
-from hermes.broker.engines.docker_disk import upper_directory
-from hermes.broker.trees import Budget, Copied, Entry, named
+from hermes.broker.engines.docker_disk import lower_directories, upper_directory
+from hermes.broker.manifest import Entry, Origin, named
+from hermes.broker.trees import Budget, Copied
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +52,8 @@ class Changes:
         """Bring them to `directory`/changes, which becomes root's alone. OSError, or what aiodocker raises, if that fails."""
         upper = upper_directory(self.details)
         if upper is not None:
-            return await asyncio.to_thread(boxfs.keep, upper, directory, self.budget)
+            origin = Origin(lower_directories(self.details))
+            return await asyncio.to_thread(boxfs.keep, upper, directory, self.budget, origin=origin)
         await asyncio.to_thread(_prepare, directory)
         with (directory / "manifest.jsonl").open("xb") as manifest:
             tree = Tree(directory / "changes", manifest, self.budget.entries)
@@ -66,6 +68,7 @@ class Changes:
     async def _fetch(self, tree: "Tree") -> Copied:
         copied = Copied()
         changes = await self.docker._query_json(f"containers/{self.container}/changes") or []
+        tree.modified = {str(change["Path"]).lstrip("/") for change in changes if change["Kind"] == _MODIFIED}
         for change in changes:
             if change["Kind"] == _DELETED:
                 tree.note(os.fsencode(str(change["Path"]).lstrip("/")), kind="deleted")
@@ -132,6 +135,8 @@ class Tree:
     def __init__(self, root: Path, manifest: BinaryIO, max_entries: int) -> None:
         self.root = root
         self.entries = 0
+        self.modified: set[str] = set()
+        """Paths of what the image has too, as far as it is known."""
         self._manifest = manifest
         self._max_entries = max_entries
         self._links: list[tuple[Path, str]] = []
@@ -154,8 +159,10 @@ class Tree:
             self._manifest.write(msgspec.json.encode(Entry(**named(path), **known)) + b"\n")
 
     def _note_member(self, member: tarfile.TarInfo, place: Path) -> None:
+        path = place.relative_to(self.root)
         self.note(
-            os.fsencode(place.relative_to(self.root)),
+            os.fsencode(path),
+            change="changed" if str(path) in self.modified else "added",
             kind=_KINDS.get(member.type, "file"),
             mode=f"{member.mode & 0o7777:04o}",
             uid=member.uid,

@@ -40,6 +40,12 @@ def upper_directory(details: dict[str, Any]) -> Path | None:
     return path if (path := Path(upper)).is_dir() else None
 
 
+def lower_directories(details: dict[str, Any]) -> tuple[Path, ...]:
+    """Where, on this machine, the layers of a container's image lie, upper ones first."""
+    lower = ((details.get("GraphDriver") or {}).get("Data") or {}).get("LowerDir") or ""
+    return tuple(path for name in str(lower).split(":") if name and (path := Path(name)).is_dir())
+
+
 class DiskWatch:
     """Watches what lies in directories against the limits, while `run` runs.
 

@@ -16,8 +16,9 @@ from aiodocker.execs import Exec
 from aiodocker.stream import Stream
 
 from hermes.broker.engines import exec_scripts as scripts
-from hermes.broker.engines.docker_stream import FAULTS, close_stream, opened, read_fd, write_eof, write_fd, written
+from hermes.broker.engines.docker_stream import FAULTS, close_stream, opened, write_eof, written
 from hermes.broker.engines.exec_server import CALL_TIMEOUT, MAX_EARLY, ExecProcess, ExecServer, Refused
+from hermes.container.fds import read_fd, write_fd
 from hermes.container.messages import BoxReply, Exited, Spawn, Spawned
 from hermes.container.packets import close_fds
 

@@ -1,13 +1,11 @@
-"""The stream of a Docker exec, and the fds at our end: read and written without blocking, closed without waiting."""
+"""The stream of a Docker exec: written to without blocking, closed without waiting."""
 
 import asyncio
-import os
 
 import aiohttp
 from aiodocker import DockerError
 from aiodocker.stream import Stream
 
-_CHUNK = 1 << 16
 FAULTS = (DockerError, aiohttp.ClientError, OSError, TimeoutError, AssertionError, RuntimeError)
 """What aiodocker raises when the daemon is gone, refuses, or answers nonsense."""
 
@@ -45,38 +43,3 @@ async def close_stream(stream: Stream) -> None:
     await stream.close()
     if transport is not None:
         transport.abort()
-
-
-async def _ready(fd: int, *, writing: bool) -> None:
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    add, remove = (loop.add_writer, loop.remove_writer) if writing else (loop.add_reader, loop.remove_reader)
-
-    def wake() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    add(fd, wake)
-    try:
-        await ready
-    finally:
-        remove(fd)
-
-
-async def read_fd(fd: int) -> bytes:
-    """What a non-blocking fd has; empty at its end."""
-    while True:
-        try:
-            return os.read(fd, _CHUNK)
-        except BlockingIOError:
-            await _ready(fd, writing=False)
-
-
-async def write_fd(fd: int, data: bytes) -> None:
-    """Write all of it to a non-blocking fd."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(fd, view) :]
-        except BlockingIOError:
-            await _ready(fd, writing=True)

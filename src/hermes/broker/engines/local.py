@@ -24,7 +24,7 @@ from typing import ParamSpec, Protocol, TypeVar
 import structlog
 
 from hermes.broker import cgroups, programs, trees
-from hermes.broker.boxfs import IDS, BoxFiles, Places, own_working_directory, throw_away
+from hermes.broker.boxfs import IDS, BoxFiles, Places, origin, own_working_directory, throw_away
 from hermes.broker.cgroups import BoxCgroup
 from hermes.broker.disks import Disks
 from hermes.broker.engines.base import Box
@@ -95,7 +95,13 @@ class LocalEngine:
     name = "local"
 
     def __init__(
-        self, config: ContainerPoolConfig, *, data_dir: Path, image: Image, instance: str, runtime_dir: Path | None = None,
+        self,
+        config: ContainerPoolConfig,
+        *,
+        data_dir: Path,
+        image: Image,
+        instance: str,
+        runtime_dir: Path | None = None,
         spools: Spools | None = None,
     ) -> None:
         self.policy = Policy(config.security, config.limits)
@@ -103,6 +109,7 @@ class LocalEngine:
         self.runtime_dir = runtime_dir or Path("/run/hermes") / instance
         self._config = config
         self._image = image
+        self._origin = origin(image.rootfs, config.hostname)
         self._places = Places(self.runtime_dir, data_dir)
         self._disks = Disks(data_dir / "templates", config.limits)
         self._instance = instance
@@ -324,11 +331,11 @@ class LocalEngine:
             await self._kill(cell)
             await self._watching.finish(cell.box.id)
             if keep is not None:
-                cell.copied = await self._in_thread(cell.files.keep, keep, budget(self._config.forensics))
+                cell.copied = await self._in_thread(cell.files.keep, keep, budget(self._config.forensics), self._origin)
             doomed = await self._in_thread(self._places.take_down, cell.files)
         except (OSError, EngineError) as error:
             return EngineError(f"box {cell.box.id} cannot be removed: {error}")
-        self._watching.end(cell.box.id)
+        self._watching.end(cell.box.id, kept=keep is not None)
         if cell.pidfd >= 0:
             asyncio.get_running_loop().remove_reader(cell.pidfd)
             os.close(cell.pidfd)
@@ -382,7 +389,7 @@ class LocalEngine:
     async def recover(self, container_id: str, *, keep: Path | None) -> trees.Copied | None:
         files = self._places.files(container_id)
         try:
-            return await self._in_thread(self._places.recover, files, keep, budget(self._config.forensics))
+            return await self._in_thread(self._places.recover, files, keep, budget(self._config.forensics), self._origin)
         except OSError as error:
             raise EngineError(f"changes of box {container_id} cannot be kept: {_told(error)}") from error
 

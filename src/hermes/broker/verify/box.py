@@ -16,6 +16,7 @@ from hermes.broker import seccomp
 from hermes.broker.engines.base import Box
 from hermes.broker.verify import agent
 from hermes.container import Container, ContainerProcess, Exit, Terminal
+from hermes.container.fds import read_fd, write_fd
 from hermes.errors import HermesError, SpawnError
 
 PATIENCE = 10.0
@@ -307,39 +308,3 @@ async def _read_all(fd: int | None) -> bytes:
     while fd is not None and (data := await read_fd(fd)):
         taken += data[: MAX_OUTPUT - len(taken)]
     return bytes(taken)
-
-
-async def _ready(fd: int, *, write: bool) -> None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    add, remove = (loop.add_writer, loop.remove_writer) if write else (loop.add_reader, loop.remove_reader)
-    add(fd, lambda: None if ready.done() else ready.set_result(None))
-    try:
-        await ready
-    finally:
-        remove(fd)
-
-
-async def read_fd(fd: int, size: int = 1 << 16) -> bytes:
-    """What a non-blocking fd has, at least one byte; empty at its end."""
-    while True:
-        try:
-            return os.read(fd, size)
-        except BlockingIOError:
-            await _ready(fd, write=False)
-        except ConnectionResetError:
-            return b""
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            return b""
-
-
-async def write_fd(fd: int, data: bytes) -> None:
-    """Write all of it. Raises BrokenPipeError when nobody reads any more."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(fd, view) :]
-        except BlockingIOError:
-            await _ready(fd, write=True)

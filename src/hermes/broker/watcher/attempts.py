@@ -57,9 +57,7 @@ class Attempts:
                 found += dict.fromkeys(_of_message(piece, mem) for piece in pieces)
         return asked.a & 0xFFFFFFFF, [to for to in map(target, found) if to is not None]
 
-    def state(
-        self, call: str, tid: int, fd: int, targets: list[Target], process: Process, *, cwd: bytes, root: bool
-    ) -> None:
+    def state(self, call: str, tid: int, fd: int, targets: list[Target], process: Process, *, cwd: bytes, root: bool) -> None:
         """State it: it is about to happen."""
         protocol, error = protocol_of(tid, fd)
         for to in targets:

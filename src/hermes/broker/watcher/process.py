@@ -12,6 +12,8 @@ import msgspec
 
 from hermes import events
 from hermes.broker import linux
+from hermes.broker.artifacts import Budgets
+from hermes.broker.files import Files
 from hermes.broker.watcher import kernel, notify
 from hermes.broker.watcher.attempts import Attempts
 from hermes.broker.watcher.lookup import Lookup
@@ -52,6 +54,8 @@ class Watch(msgspec.Struct, frozen=True, tag=True):
     spool_bytes: int
     arguments: int
     argument_bytes: int
+    files: Budgets | None = None
+    """How much is kept of files that are written and executed; None: nothing."""
 
 
 class Watcher:
@@ -322,6 +326,13 @@ def run(request: Watch, pidfd: int, spool: int, news: int, spawner: socket.socke
     linux.set_name(b"hermes-watcher")
     linux.set_undumpable()
     watcher = Watcher(request, pidfd, spool, news, spawner, broker)
+    if request.files is not None:
+        watcher.add(
+            Files(
+                request.init, container_id=request.container_id, budgets=request.files, emit=watcher.emit,
+                box_pid=watcher.number_in_box,
+            )
+        )  # fmt: skip
     linux.set_capabilities(linux.capability_mask(_CAPABILITIES))
     broker.send(READY, socket.MSG_NOSIGNAL)
     try:

@@ -3,6 +3,7 @@
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from hermes.broker.verify.canaries import Canaries
 
 
 @pytest.fixture(autouse=True)
-def own_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary directory of the test's own, with a path that is short enough for a socket in it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as own:
+        monkeypatch.setattr(tempfile, "tempdir", own)
+        yield Path(own)
 
 
 def test_only_who_brings_the_token_counts() -> None:
@@ -28,23 +32,23 @@ def test_only_who_brings_the_token_counts() -> None:
         canaries.close()
 
 
-def test_they_are_taken_away(tmp_path: Path) -> None:
+def test_they_are_taken_away(place: Path) -> None:
     canaries = Canaries.place()
     assert canaries.file.read_text() == canaries.token
     canaries.close()
     canaries.close()
-    assert list(tmp_path.iterdir()) == []
+    assert list(place.iterdir()) == []
 
 
-def test_what_a_killed_run_left_is_removed_and_what_is_in_use_is_not(tmp_path: Path) -> None:
-    used, killed = Canaries.place(), tmp_path / "hermes-verify-killed"
+def test_what_a_killed_run_left_is_removed_and_what_is_in_use_is_not(place: Path) -> None:
+    used, killed = Canaries.place(), place / "hermes-verify-killed"
     killed.mkdir()
     (killed / "file").write_text("canary")
     for directory in (killed, used.directory):
         os.utime(directory, (0, 0))
     fresh = Canaries.place()
     try:
-        assert {it.name for it in tmp_path.iterdir()} == {used.directory.name, fresh.directory.name}
+        assert {it.name for it in place.iterdir()} == {used.directory.name, fresh.directory.name}
     finally:
         fresh.close()
         used.close()

@@ -4,11 +4,12 @@ import asyncio
 import os
 
 from hermes.broker.policy import MASKED_PATHS
-from hermes.broker.verify.box import PATIENCE, Untried, read_fd
+from hermes.broker.verify.box import PATIENCE, Untried
 from hermes.broker.verify.host import namespace, spawners, within
 from hermes.broker.verify.probe import AT_FDCWD, USERS, Attack, Breach, probe
 from hermes.broker.verify.probes.privilege import outside
 from hermes.container import ContainerProcess, Terminal
+from hermes.container.fds import read_fd
 
 LOGIN = frozenset(
     {"USER", "LOGNAME", "HOME", "PATH", "SHELL", "MAIL", "TERM", "SSH_TTY", "PWD", "OLDPWD", "SHLVL", "_", "HOSTNAME"}

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from hermes.broker.engines.docker_stream import read_fd, write_fd
+from hermes.container.fds import read_fd, write_fd
 
 
 @pytest.mark.asyncio
@@ -38,3 +38,14 @@ async def test_a_cancelled_wait_leaves_the_fd_free() -> None:
     with pytest.raises(BrokenPipeError):
         await write_fd(writer, b"nobody reads")
     os.close(writer)
+
+
+@pytest.mark.asyncio
+async def test_a_terminal_that_is_closed_has_come_to_its_end() -> None:
+    master, slave = os.openpty()
+    os.set_blocking(master, False)
+    os.write(slave, b"last")
+    assert await read_fd(master) == b"last"
+    os.close(slave)
+    assert await read_fd(master) == b""
+    os.close(master)

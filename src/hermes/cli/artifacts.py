@@ -1,0 +1,173 @@
+"""`hermes artifacts`: the files that attackers brought, made and ran, by their content."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import msgspec
+import pyzipper
+import typer
+
+from hermes.cli.console import (
+    USAGE,
+    ConfigOption,
+    JsonOption,
+    SetOption,
+    console,
+    fail,
+    load_settings,
+    print_json,
+    reporting,
+    visible,
+)
+from hermes.cli.privileges import become_owner
+from hermes.config import Settings
+from hermes.evidence.artifacts import Input, copy, size
+from hermes.store import JournalReader
+from hermes.store.artifacts import Artifact, known, sightings
+
+PASSWORD = "infected"
+TABLE, JSON = 50, 1000
+_HASH = re.compile(r"[0-9a-f]{4,64}")
+
+app = typer.Typer(no_args_is_help=True, help="List, show and export the files that attackers brought, made and ran.")
+HashArgument = Annotated[str, typer.Argument(metavar="SHA256", help="Its SHA-256, or a beginning that only one has.")]
+
+
+@app.command("list")
+@reporting()
+def list_(
+    limit: Annotated[
+        int | None, typer.Option(min=1, show_default=False, help=f"Files at most: {TABLE}, or {JSON} with --json.")
+    ] = None,
+    offset: Annotated[int, typer.Option(min=0, help="Files last seen to leave out.")] = 0,
+    session: Annotated[str | None, typer.Option("--session", help="Only those of this session.")] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List files by their content, last seen first. Times are UTC."""
+    settings = load_settings(config, overrides)
+    count = limit or (JSON if as_json else TABLE)
+    with _journal(settings) as journal:
+        found = known(journal, limit=count, offset=offset, session_id=session)
+    if as_json:
+        print_json([_fields(settings, one) for one in found])
+        return
+    if not found:
+        console.print("No artifacts.")
+    for one in found:
+        name = visible(one.path[:200]) or "(input of a command)"
+        kept = "" if _where(settings, one) else "  (not kept any more)"
+        seen = f"{one.last_seen:%Y-%m-%d %H:%M}"
+        console.print(f"{one.sha256}  {one.size:>10}  {seen}  {one.sessions:>4}x  {name}{kept}", soft_wrap=True)
+    if len(found) == count:
+        console.print(f"There may be more: --offset {offset + count}, or a larger --limit.", soft_wrap=True)
+
+
+@app.command()
+@reporting()
+def show(sha256: HashArgument, config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Show one file: its hashes, and where, when and as what it was seen. Times are UTC."""
+    settings = load_settings(config, overrides)
+    with _journal(settings) as journal:
+        one = _found(journal, sha256)
+        seen = sightings(journal, one.sha256)
+    if as_json:
+        print_json({**_fields(settings, one), "seen": msgspec.to_builtins(seen)})
+        return
+    console.print(f"SHA-256  {one.sha256}")
+    for label, value in (("SHA-1", one.sha1), ("MD5", one.md5), ("size", str(one.size)), ("kept", _where(settings, one) or "no")):
+        console.print(f"  {label:<7}{visible(value)}", soft_wrap=True)
+    for it in seen:
+        name = visible(it.path[:400]) or "(input of a command)"
+        line = f"  {it.time:%Y-%m-%d %H:%M:%S}  {visible(it.session_id or '-')}  {it.event:<15}  {name}"
+        console.print(line, soft_wrap=True)
+
+
+@app.command()
+@reporting()
+def export(
+    sha256: HashArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="PATH", help="File to make; by default SHA256.zip here.")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="The content as it is: live malware.")] = False,
+    password: Annotated[str, typer.Option("--password", help="Password of the zip file.")] = PASSWORD,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Export one file in a zip that is encrypted (AES) with a password, so that nothing runs or removes it by accident."""
+    settings = load_settings(config, overrides)
+    if not password and not raw:
+        fail("--password: it cannot be empty", USAGE)
+    with _new_file(output, lambda: Path(f"{sha256}{'' if raw else '.zip'}")) as (file, made):
+        with _journal(settings) as journal:
+            one = _found(journal, sha256)
+            inputs = [Input(it.session_id, it.channel) for it in sightings(journal, one.sha256) if it.session_id and it.channel]
+        with tempfile.TemporaryFile() as content:
+            copy(one.sha256, content, directory=settings.artifacts_dir, recordings=settings.recordings_dir, inputs=inputs)
+            if raw:
+                shutil.copyfileobj(content, file)
+            else:
+                _zip(content, file, one, password)
+    console.print(f"{visible(str(made))}: {one.size} bytes{'' if raw else f', password {visible(password)}'}", soft_wrap=True)
+
+
+def _zip(content: BinaryIO, file: BinaryIO, one: Artifact, password: str) -> None:
+    with pyzipper.AESZipFile(file, "w", compression=pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES) as archive:
+        archive.setpassword(password.encode())
+        with archive.open(one.sha256, "w", force_zip64=True) as member:
+            shutil.copyfileobj(content, member)
+
+
+@contextmanager
+def _new_file(output: Path | None, default: Any) -> Iterator[tuple[BinaryIO, Path]]:
+    """A new file, made before root's power is given up; nothing is left of it when what follows fails."""
+    place = output or default()
+    if str(place) == "-":
+        fail("-o -: an artifact does not go to a terminal or pipe; name a file", USAGE)
+    try:
+        fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        fail(f"cannot make {place}: {error.strerror}")
+    try:
+        with os.fdopen(fd, "w+b") as file:
+            yield file, place
+    except BaseException:
+        with suppress(OSError):
+            place.unlink()
+        raise
+
+
+def _journal(settings: Settings) -> JournalReader:
+    become_owner(settings)
+    return JournalReader(settings.journal_path)
+
+
+def _found(journal: JournalReader, beginning: str) -> Artifact:
+    """The one artifact whose hash begins so."""
+    if not _HASH.fullmatch(beginning.lower()):
+        fail(f"{beginning}: give a SHA-256, or at least four of its digits", USAGE)
+    found = known(journal, limit=3, beginning=beginning.lower())
+    if not found:
+        fail(f"no artifact {beginning}")
+    if len(found) > 1:
+        fail(f"several artifacts begin with {beginning}: {', '.join(one.sha256 for one in found[:2])}, …")
+    return found[0]
+
+
+def _where(settings: Settings, one: Artifact) -> str | None:
+    """Where its content is, as far as that is known without reading it."""
+    if size(settings.artifacts_dir, one.sha256) is not None:
+        return str(settings.artifacts_dir / one.sha256[:2] / one.sha256[2:4] / one.sha256)
+    return "recording" if one.source == "input" else None
+
+
+def _fields(settings: Settings, one: Artifact) -> dict[str, Any]:
+    return {**msgspec.to_builtins(one), "kept": _where(settings, one)}

@@ -1,0 +1,1 @@
+"""Where addresses are registered: databases (`databases`), and how they are brought (`update`)."""

@@ -661,8 +661,8 @@ class ContainerLost(Event, frozen=True, kw_only=True, tag="container.lost"):
     """A container's init ended by itself, was killed by what ran in it, or had to be ended while a session had it."""
 
     container_id: str
-    reason: str = ""
-    """Why it had to be ended, such as that its watcher died; empty when it ended by itself."""
+    reason: str | None = None
+    """Why it had to be ended, such as that its watcher died; None when it ended by itself."""
 
 
 class ContainerDiscarded(Event, frozen=True, kw_only=True, tag="container.discarded"):

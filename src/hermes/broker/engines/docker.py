@@ -42,7 +42,7 @@ from hermes.broker.image import Image
 from hermes.broker.policy import Policy
 from hermes.broker.spools import Spools
 from hermes.broker.trees import Copied
-from hermes.broker.watching import Watching
+from hermes.broker.watching import UnwatchedError, Watching
 from hermes.broker.zygote import Zygote
 from hermes.config.models import ContainerPoolConfig
 from hermes.errors import EngineError
@@ -225,9 +225,10 @@ class DockerEngine:
             try:
                 return await self._watching.enter(box, pidfd=cell.pidfd, policy=self._policy)
             except EngineError as error:
-                if entry == "spawner" or cell.ended.is_set():
+                if entry == "spawner" or cell.ended.is_set() or isinstance(error, UnwatchedError):
                     raise
                 log.warning("no spawner can enter; using the exec API, which is slower", reason=str(error))
+        self._watching.say("no spawner stands in them: Docker's exec API is used (container_pool.docker.entry)")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs.setblocking(False)
         variables = tuple(str(entry).partition("=")[0] for entry in cell.details["Config"].get("Env") or ())

@@ -60,7 +60,7 @@ class Lookup:
         if not path:
             return self.descriptor(tid, directory)
         try:
-            base = os.readlink(b"/proc/%d/fd/%d" % (tid, directory))
+            base = os.readlink(b"/proc/%d/fd/%d" % (tid, directory))  # noqa: PTH115
         except OSError:
             return "EBADF"
         return self.program(tid, base + b"/" + path, b"")
@@ -90,7 +90,7 @@ class Lookup:
     @staticmethod
     def _has_boxs_root(tid: int) -> bool:
         with suppress(OSError):
-            return os.readlink(f"/proc/{tid}/root") == "/"
+            return os.readlink(f"/proc/{tid}/root") == "/"  # noqa: PTH115
         return False
 
     def _judge(self, fd: int, depth: int = 0) -> str | None:

@@ -303,7 +303,7 @@ class Watcher:
 
 def _cwd(tid: int) -> bytes:
     try:
-        return os.readlink(b"/proc/%d/cwd" % tid)
+        return os.readlink(b"/proc/%d/cwd" % tid)  # noqa: PTH115
     except OSError:
         return b""
 

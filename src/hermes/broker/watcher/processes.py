@@ -22,6 +22,7 @@ _DEPTH = 32
 """Ancestors looked at."""
 _RECENT = 8192
 """Processes remembered by number when they have ended: what they wrote is looked at later."""
+_TRIES = 10
 SPARE_FDS = 1024
 """Descriptors left for everything else: what runs beyond is known without a pidfd."""
 POLL_SECONDS = 0.25
@@ -237,10 +238,13 @@ def how_it_ended(process: Process) -> int | None:
     if process.pidfd < 0:
         return None
     now = None
-    for _ in range(2):
+    for _ in range(_TRIES):
         told = kernel.info(process.pidfd, process.pid)
-        if told is None or told.status is not None:
-            return None if told is None else told.status
+        if told is None:  # it is being reaped this very moment, or the kernel is of before 6.15
+            os.sched_yield()
+            continue
+        if told.status is not None:
+            return told.status
         if now is not None and now.zombie:
             return now.status  # it is not reaped even now, so that it was what /proc showed
         now = kernel.stat(process.pid)

@@ -10,8 +10,8 @@ from hermes.container.spool import Record
 
 
 class FullError(Exception):
-    """Nothing more can be written, and why: the spool has its size (`full`), the disk is (`ENOSPC`), or what a process wants cannot
-    be read. What was said before is whole."""
+    """Nothing more can be written, and why: the spool has its size (`full`), the disk is (`ENOSPC`), or what a process wants
+    cannot be read (`unreadable`). What was said before is whole."""
 
 
 class Writer:

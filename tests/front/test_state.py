@@ -16,6 +16,10 @@ class Journal:
     waiting = 3
 
 
+class Intake:
+    waiting = 7
+
+
 class Pool:
     """A pool whose broker answers, is gone, or is silent."""
 
@@ -38,7 +42,7 @@ async def test_connections_sessions_and_channels_are_those_there_are(serve: Serv
     async with serve() as running:
         watch = Watch(running.front, Journal(), Pool(), Intake())
         assert await watch.look() == State(
-            listening=True, journal_healthy=True, journal_waiting=3,
+            listening=True, journal_healthy=True, journal_waiting=3, spools_waiting=7,
             containers={"warm": 2, "creating": 1, "active": 4, "stopped": 5},
         )  # fmt: skip
         _, silent = await asyncio.open_connection("127.0.0.1", running.port)

@@ -40,7 +40,10 @@ def sensor(request: pytest.FixtureRequest, start: Start) -> Sensor:
 def told(sensor: Sensor) -> list[dict[str, Any]]:
     """All events of a session that did everything, once its end is told."""
     assert sensor.ssh("sh", stdin=PIPED).stdout.startswith(b"piped\n")
-    script = "printf 'dropped\\n' >/tmp/a; rm /tmp/a; cp /bin/true /tmp/b; printf x >>/tmp/b; /tmp/b; chmod 4755 /usr/bin/id; rm /etc/motd"
+    script = (
+        "printf 'dropped\\n' >/tmp/a; rm /tmp/a; cp /bin/true /tmp/b; printf x >>/tmp/b; /tmp/b; "
+        "chmod 4755 /usr/bin/id; rm /etc/motd"
+    )
     assert sensor.ssh(f"{script}; python3 -; true", stdin=MEMFD.encode()).returncode == 0
 
     def ended() -> list[dict[str, Any]] | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import structlog
 
-from hermes.analysis.stage import Gone, Note, Stage
+from hermes.analysis.stage import Gone, Stage, Working
 from hermes.analysis.visits import micros
 from hermes.errors import AnalysisError
 from hermes.store import StoredEvent, database, pruning
@@ -146,10 +146,14 @@ class Index:
         self.careful = max(0, self.careful - len(events))
         self._positions = {name: max(came, position.id) for name, came in self._positions.items()}
 
-    def write(self, note: Note) -> None:
-        """Write what a stage did besides taking events."""
-        with self._translated(), database.transaction(self.db):
-            note(self.db)
+    def work(self, worker: Working) -> bool:
+        """Have a stage do one piece of what waits, and write what it says; False where nothing waits."""
+        with self._translated():
+            if (note := worker.work(self.db)) is None:
+                return False
+            with database.transaction(self.db):
+                note(self.db)
+        return True
 
     def forget(self, gone: Gone) -> None:
         """Remove what was derived from these."""

@@ -102,9 +102,7 @@ class Analyst:
         self._tell()
         more = self._sweep.step()
         for worker in self._workers:
-            if (note := worker.work(self.index.db)) is not None:
-                self.index.write(note)
-                more = True
+            more |= self.index.work(worker)
         return 0.0 if events or more else POLL_SECONDS
 
     def _tell(self) -> None:

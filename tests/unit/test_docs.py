@@ -52,6 +52,7 @@ TESTED_BY = {
     "hermes.config.analysis": "unit/config/test_models.py",
     "hermes.confine.kernel": "unit/confine/test_process.py",
     "hermes.broker.janitor": "e2e/test_bad_days.py",
+    "hermes.evidence.findings": "unit/evidence/test_verification.py",
     "hermes.recording.facts": "unit/recording/test_lossless.py",
     "hermes.store.bookkeeping": "unit/store/test_queries.py",
     "hermes.store.database": "unit/store/test_journal.py",

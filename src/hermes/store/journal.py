@@ -131,8 +131,7 @@ class Journal:
         self._thread.start()
 
     def emit(self, event: Event, time: int | None = None) -> None:
-        """State a fact, to be written within `GATHER_SECONDS`. Never blocks. `time`: when it happened, in µs since the epoch, if
-        that was not now.
+        """State a fact of now, or of `time` (µs since the epoch), to be written within `GATHER_SECONDS`. Never blocks.
 
         JournalError if the fact cannot be kept: too many wait already, or the journal is closed. Whoever caused it must end.
         If the machine's clock was set since the fact before, a `clock.set` is stated in between.

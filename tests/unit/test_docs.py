@@ -53,6 +53,7 @@ TESTED_BY = {
     "hermes.confine.kernel": "unit/confine/test_process.py",
     "hermes.analysis.rules_model": "unit/analysis/test_rules_match.py",
     "hermes.broker.janitor": "e2e/test_bad_days.py",
+    "hermes.evidence.findings": "unit/evidence/test_verification.py",
     "hermes.recording.facts": "unit/recording/test_lossless.py",
     "hermes.outputs.sink": "unit/outputs/test_jsonl.py",
     "hermes.store.bookkeeping": "unit/store/test_queries.py",

@@ -365,28 +365,38 @@ class ProcessStarted(Event, frozen=True, kw_only=True, tag="process.started"):
     channel: int | None = None
     """The channel whose process it descends from."""
     pid: int
+    """Its number."""
     parent: int
-    """Pid of its parent at that moment; 0 when that is outside of the container."""
+    """Number of its parent at that moment; 0 when that is outside of the container."""
     uid: int
+    """Its effective user."""
     gid: int
+    """Its effective group."""
     program: str
-    """The path as it was given to the kernel."""
+    """The path as it was given to the kernel; `/proc/self/fd/N` for an open file without a path."""
     argv: list[str]
+    """Its arguments, the name it is called by first, as they were a moment before the kernel read them."""
     truncated: bool = False
     """Arguments were longer, or more, than what is kept."""
     cwd: str
+    """Its working directory."""
     error: str | None = None
-    """Why it could not be executed, such as `ENOENT`; the process went on as it was."""
+    """Why it could not be executed, such as `ENOENT` (`unknown`: it was not, or that cannot be told); the process went on as it
+    was."""
 
 
 class ProcessExited(Event, frozen=True, kw_only=True, tag="process.exited"):
-    """A process that had executed a program ended. Neither status nor signal: the kernel is too old to tell."""
+    """A process that had executed a program ended. Neither status nor signal: the kernel is too old to tell (before Linux 6.15)."""
 
     container_id: str
     channel: int | None = None
+    """As in its `process.started`."""
     pid: int
+    """Its number."""
     status: int | None = None
+    """Its exit status."""
     signal: str | None = None
+    """The signal that ended it, without `SIG`."""
     duration: float
     """Seconds since it executed its (last) program."""
 
@@ -396,7 +406,9 @@ class NetworkAttempted(Event, frozen=True, kw_only=True, tag="network.attempted"
 
     container_id: str
     channel: int | None = None
+    """As in `process.started`."""
     pid: int
+    """The process's number."""
     call: str
     """`connect`, `bind`, `sendto`, `sendmsg` or `sendmmsg`."""
     family: str
@@ -404,9 +416,12 @@ class NetworkAttempted(Event, frozen=True, kw_only=True, tag="network.attempted"
     protocol: str
     """`tcp`, `udp`, `raw`, `stream`, `dgram`, …"""
     address: str
+    """The address; a path, or `@` and the name, of a unix socket; otherwise its bytes in hexadecimal."""
     port: int = 0
+    """The port, where there is one."""
     outcome: str
-    """`connected`, `bound`, `sent`, an error such as `ENETUNREACH`, `pending`, or `unknown`."""
+    """As the container's network foretells it: `connected`, `bound`, `sent`, an error such as `ENETUNREACH`, `pending` (it leaves the
+    container), or `unknown`."""
     repeated: int = 0
     """Further attempts of the same kind since the event before, which were only counted."""
 
@@ -541,11 +556,13 @@ class SessionSealed(Event, frozen=True, kw_only=True, tag="session.sealed"):
 
 class EvidenceRemoved(Event, frozen=True, kw_only=True, tag="evidence.removed"):
     """Evidence was removed to hold a limit. `what`: `recording` (a session's, of one day), `journal` (connections with all their
-    events), `lines` (a full file of JSON lines, all of which the journal has or had) or `artifact` (the content of a file)."""
+    events), `lines` (a full file of JSON lines, all of which the journal has or had), `artifact` (the content of a file) or
+    `manifests` (the oldest of the chain)."""
 
     what: str
     path: str = ""
-    """Where it was: `DAY/SESSION` of a recording, the name of a file of lines, the SHA-256 of an artifact."""
+    """Where it was: `DAY/SESSION` of a recording, the name of a file of lines, the SHA-256 of an artifact, the numbers of
+    manifests (`1-500`)."""
     reason: str
     """The setting, such as `evidence.max_age`."""
     bytes: int
@@ -661,8 +678,8 @@ class ContainerLost(Event, frozen=True, kw_only=True, tag="container.lost"):
     """A container's init ended by itself, was killed by what ran in it, or had to be ended while a session had it."""
 
     container_id: str
-    reason: str = ""
-    """Why it had to be ended, such as that its watcher died; empty when it ended by itself."""
+    reason: str | None = None
+    """Why it had to be ended, such as that its watcher died; None when it ended by itself."""
 
 
 class ContainerDiscarded(Event, frozen=True, kw_only=True, tag="container.discarded"):

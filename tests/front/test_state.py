@@ -16,6 +16,10 @@ class Journal:
     waiting = 3
 
 
+class Intake:
+    waiting = 7
+
+
 class Pool:
     """A pool whose broker answers, is gone, or is silent."""
 
@@ -36,9 +40,9 @@ class Pool:
 @pytest.mark.asyncio
 async def test_connections_sessions_and_channels_are_those_there_are(serve: Serve) -> None:
     async with serve() as running:
-        watch = Watch(running.front, Journal(), Pool())
+        watch = Watch(running.front, Journal(), Pool(), Intake())
         assert await watch.look() == State(
-            listening=True, journal_healthy=True, journal_waiting=3,
+            listening=True, journal_healthy=True, journal_waiting=3, spools_waiting=7,
             containers={"warm": 2, "creating": 1, "active": 4, "stopped": 5},
         )  # fmt: skip
         _, silent = await asyncio.open_connection("127.0.0.1", running.port)
@@ -66,7 +70,7 @@ async def test_a_broker_that_does_not_answer_is_not_there(serve: Serve, monkeypa
     monkeypatch.setattr("hermes.metrics.state.STALE_SECONDS", 0.0)
     async with serve() as running:
         pool = Pool()
-        watch = Watch(running.front, Journal(), pool)
+        watch = Watch(running.front, Journal(), pool, Intake())
         assert (await watch.look()).checks == {"listening": True, "journal": True, "broker": True}
         pool.answer = None
         assert not (await watch.look()).checks["broker"]
@@ -78,7 +82,7 @@ async def test_a_broker_that_does_not_answer_is_not_there(serve: Serve, monkeypa
 async def test_the_broker_is_not_asked_more_often_than_its_answer_is_good_for(serve: Serve) -> None:
     async with serve() as running:
         pool = Pool()
-        watch = Watch(running.front, Journal(), pool)
+        watch = Watch(running.front, Journal(), pool, Intake())
         for _ in range(100):
             await watch.look()
         assert pool.asked <= 2

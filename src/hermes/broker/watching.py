@@ -1,4 +1,4 @@
-"""The watchers of an engine's boxes, as the broker sees them: none enters a box unwatched, and a box whose watcher dies is ended."""
+"""The watchers of an engine's boxes, as the broker sees them: no box is entered unwatched, and one whose watcher dies is ended."""
 
 import asyncio
 import os
@@ -24,6 +24,10 @@ FINISH_PATIENCE = 30.0
 """Seconds that a watcher may take, once its box is gone, to write down what is left."""
 
 
+class UnwatchedError(EngineError):
+    """The box would be unwatched, and is to be entered in no other way."""
+
+
 @dataclass(slots=True, eq=False)
 class _Watcher:
     """A watcher, its box, and how it went."""
@@ -45,13 +49,15 @@ class Watching:
         self._spools = spools if config.enabled else None
         self._zygote = zygote
         self._watchers: dict[str, _Watcher] = {}
+        self._said = False
 
     def say(self, why_not: str | None) -> None:
-        """Say in the log that nothing is watched, where no spawner can stand, and why."""
-        if why_not is not None and self._spools is not None:
-            log.warning("what runs in containers is not watched: no processes and no network attempts are recorded", why=why_not)
-        elif not self._config.enabled:
-            log.warning("what runs in containers is not watched (container_pool.watch.enabled)")
+        """Say in the log, once, that nothing is watched: because `why_not` no spawner can stand there, or as it is switched off."""
+        if not self._config.enabled:
+            why_not = "container_pool.watch.enabled is false"
+        if why_not is not None and not self._said:
+            self._said = True
+            log.warning("what runs in containers is not watched: no process, address or file of theirs is recorded", why=why_not)
 
     async def enter(self, box: Box, *, pidfd: int, policy: Policy) -> socket.socket:
         """See `Zygote.enter`."""
@@ -62,7 +68,7 @@ class Watching:
             init = os.dup(pidfd)
         except OSError as error:
             self._spools.end(box.id)
-            raise EngineError(f"container {box.id} cannot be watched: {error.strerror}") from error
+            raise UnwatchedError(f"container {box.id} cannot be watched: {error.strerror}") from error
         request = Watch(
             init=box.pid,
             container_id=box.id,
@@ -73,9 +79,11 @@ class Watching:
         )
         try:
             watcher, spawners = await self._zygote.watch(request, pidfd, spool.fd, spool.news)
-        except BaseException:
+        except BaseException as error:
             os.close(init)
             self._spools.end(box.id)
+            if isinstance(error, EngineError):
+                raise UnwatchedError(str(error)) from error
             raise
         with spawners:
             one = self._watchers[box.id] = _Watcher(box, init, watcher, spool)

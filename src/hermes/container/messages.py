@@ -150,7 +150,8 @@ class Refused(_Message, frozen=True, kw_only=True):
 
 
 class Spooled(_Message, frozen=True, kw_only=True):
-    """The spool of a box that a session had, and that no front has taken wholly; it and its eventfd ride along (see `Allocated`)."""
+    """The spool of a box that a session had, and that no front has taken wholly. It and its eventfd ride along, as with
+    `Allocated`."""
 
     container_id: str
     session_id: str

@@ -20,7 +20,7 @@ from hermes.container import spool
 from hermes.container.spool import Decided, End, Fact, Given, Record
 from hermes.errors import JournalError
 from hermes.store import Journal
-from hermes.store.waiting import Stated, stated
+from hermes.store.waiting import Stated, Work, stated
 from hermes.tasks import TaskOwner
 
 log = structlog.get_logger(__name__)
@@ -49,12 +49,15 @@ class Reading:
         self.session_id: str | None = None
         self.over = False
         self._undecided: dict[int, Fact] = {}
+        self._running: set[int] = set()
 
     def feed(self, record: Record) -> Iterator[tuple[events.Event, int]]:
         """Yield the facts that are complete with this record, each with its time."""
         match record:
             case Given(session_id=session_id):
                 self.session_id = self.session_id or session_id
+            case Fact() if self.session_id is None:
+                pass  # it was the box's own, before any session had it
             case Fact(ref=0):
                 yield from self._fact(record, None)
             case Fact(ref=ref):
@@ -70,9 +73,14 @@ class Reading:
                 self._undecided.clear()
 
     def _fact(self, fact: Fact, outcome: str | None) -> Iterator[tuple[events.Event, int]]:
-        if self.session_id is None:  # it was the box's own, before any session had it
-            return
         event = spool.event_of(fact)
+        if isinstance(event, events.ProcessStarted):
+            if outcome is None:
+                self._running.add(event.pid)
+        elif isinstance(event, events.ProcessExited):
+            if event.pid not in self._running:  # the box's own had begun it
+                return
+            self._running.discard(event.pid)
         changes: dict[str, Any] = {"session_id": self.session_id}
         if outcome is not None and isinstance(event, events.ProcessStarted):
             changes["error"] = outcome
@@ -209,7 +217,7 @@ class Intake:
 
     async def _take_all(self, one: _Spool) -> None:
         try:
-            position = await self._surely(lambda: self._journal.work(_position_of(one.container_id)))
+            position = await self._surely(_position_of(one.container_id))
             self._catch_up(one, position)
             one.over = one.reading.over
             while not one.over:
@@ -242,27 +250,28 @@ class Intake:
         """Take what is there."""
         while True:
             facts: list[tuple[events.Event, int]] = []
-            end = one.read_to
+            position = one.read_to
             one.size = os.fstat(one.fd).st_size
             for record, end in spool.read(one.fd, one.read_to, BATCH_BYTES):
                 facts += one.reading.feed(record)
+                position = end
                 if one.reading.over:
                     break
-            if end == one.read_to:
+            if position == one.read_to:
                 return
-            taken = [stated(event, time) for event, time in facts]
-            await self._surely(lambda: self._journal.work(_taking(one, taken, end)))
-            one.read_to = end
+            work = _taking(one, [stated(event, time) for event, time in facts], position)
+            await self._surely(work)
+            one.read_to = position
             if one.reading.over:
                 one.over = True
                 return
 
-    async def _surely(self, doing: Callable[[], Any]) -> Any:
-        """Do it, however often it must be tried."""
+    async def _surely(self, work: Work) -> Any:
+        """Have the journal do it, however often it must be tried."""
         pause, longest = RETRY_SECONDS
         while True:
             try:
-                return await doing()
+                return await self._journal.work(work)
             except JournalError as error:
                 log.error("what was seen in a container cannot be written yet", reason=str(error))
             await asyncio.sleep(pause)

@@ -131,8 +131,7 @@ class Journal:
         self._thread.start()
 
     def emit(self, event: Event, time: int | None = None) -> None:
-        """State a fact, to be written within `GATHER_SECONDS`. Never blocks. `time`: when it happened, in µs since the epoch, if
-        that was not now.
+        """State a fact of now, or of `time` (µs since the epoch), to be written within `GATHER_SECONDS`. Never blocks.
 
         JournalError if the fact cannot be kept: too many wait already, or the journal is closed. Whoever caused it must end.
         If the machine's clock was set since the fact before, a `clock.set` is stated in between.
@@ -302,7 +301,7 @@ class Journal:
             self._batch.insert(0, self._own(damaged))
         db = self._db
         assert db is not None
-        if _identity(self.path) != self._file:
+        if database.file_identity(self.path) != self._file:
             raise _ReplacedError("the journal's file was removed or replaced")
         with database.transaction(db):
             rows = self._insert(db, self._batch)
@@ -331,7 +330,7 @@ class Journal:
             return False
         db = self._db
         try:
-            if db is None or _identity(self.path) != self._file:
+            if db is None or database.file_identity(self.path) != self._file:
                 raise JournalError("the journal is not open")
             with database.transaction(db):
                 result, given = mark.work(db)
@@ -354,7 +353,7 @@ class Journal:
         )
         self._damage = None
         (last,) = db.execute("SELECT max(id) FROM events").fetchone()
-        self._db, self._file, self._next_id = db, _identity(self.path), (last or 0) + 1
+        self._db, self._file, self._next_id = db, database.file_identity(self.path), (last or 0) + 1
         self.first_id = self._next_id if end_lost else 1
         if self._lines is not None:
             self._lines.restart(self._next_id)
@@ -412,11 +411,3 @@ class Journal:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
             self._db = None
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    try:
-        there = path.stat()
-    except FileNotFoundError:
-        return (0, 0)
-    return (there.st_dev, there.st_ino)

@@ -271,5 +271,13 @@ def test_an_outcome_is_waited_for_and_found_again() -> None:
     assert facts(given, undecided(1)) == []
     assert facts(given, undecided(1), undecided(2), Decided({2: "EACCES"}), Decided({1: None})) == [(2, "EACCES"), (1, None)]
     assert facts(given, undecided(1), End()) == [(1, "unknown")]
-    assert facts(undecided(1), given, Decided({1: None, 7: None})) == [(1, None)]
+    assert facts(undecided(1), given, undecided(2), Decided({1: None, 2: None, 7: None})) == [(2, None)]
     assert facts(fact(started(1), 1), given, fact(started(2), 2)) == [(2, None)]
+
+
+def test_what_the_box_itself_had_begun_is_not_the_sessions() -> None:
+    reading = Reading()
+    ended = events.ProcessExited(container_id="box", pid=1, duration=1)
+    records = [undecided(1), Given("s1"), Decided({1: None}), fact(ended, 3), fact(started(1), 4), fact(ended, 5), fact(ended, 6)]
+    stated = [(type(event).__name__, time) for record in records for event, time in reading.feed(record)]
+    assert stated == [("ProcessStarted", 4), ("ProcessExited", 5)]

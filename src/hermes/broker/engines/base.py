@@ -22,7 +22,7 @@ class Box:
     """Called once, from the event loop, when the box's init ends for whatever reason."""
     reached: dict[str, int] = field(default_factory=dict)
     """How often it reached which limit, by name in `container_pool.limits`, when it was last looked at."""
-    lost: str = ""
+    lost: str | None = None
     """Why the broker ended it although a session had it, if it did."""
 
 

@@ -11,7 +11,6 @@ import re
 import socket
 from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from aiodocker import Docker, DockerError
 from hermes.broker import cgroups
 from hermes.broker.engines import docker_changes
 from hermes.broker.engines.base import Box
+from hermes.broker.engines.docker_cell import Cell
 from hermes.broker.engines.docker_container import (
     BOX_LABEL,
     INSTANCE_LABEL,
@@ -42,7 +42,7 @@ from hermes.broker.image import Image
 from hermes.broker.policy import Policy
 from hermes.broker.spools import Spools
 from hermes.broker.trees import Copied
-from hermes.broker.watching import Watching
+from hermes.broker.watching import UnwatchedError, Watching
 from hermes.broker.zygote import Zygote
 from hermes.config.models import ContainerPoolConfig
 from hermes.errors import EngineError
@@ -57,23 +57,6 @@ _GIVE_UP = 300.0
 _ABSENT = 3
 _KEEP_TIMEOUT = 120.0
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-
-
-@dataclass(slots=True, eq=False)
-class _Cell:
-    """What the engine knows of one box besides the box itself."""
-
-    box: Box
-    name: str
-    details: dict[str, Any]
-    """What Docker said of the container when it had started."""
-    pidfd: int | None = None
-    """Of its init, if that runs on this machine."""
-    server: DockerExecServer | None = None
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    removal: "asyncio.Task[EngineError | None] | None" = None
-    copied: Copied | None = None
-    gauge: Gauge | None = None
 
 
 class DockerEngine:
@@ -95,7 +78,7 @@ class DockerEngine:
         self._client: Docker | None = None
         self._zygote = Zygote()
         self._watching = Watching(config.watch, spools, self._zygote)
-        self._cells: dict[str, _Cell] = {}
+        self._cells: dict[str, Cell] = {}
         self._tasks = TaskOwner("docker")
         self._removers = asyncio.Semaphore(REMOVERS)
         self._spared: set[str] = set()
@@ -199,7 +182,7 @@ class DockerEngine:
             raise cell
         return cell.box
 
-    async def _create(self, container_id: str) -> _Cell:
+    async def _create(self, container_id: str) -> Cell:
         labels = {INSTANCE_LABEL: self._instance, BOX_LABEL: container_id}
         init = self._image.init if isinstance(self._image, Image) else ()
         wanted = container_config(
@@ -213,7 +196,7 @@ class DockerEngine:
                     await container.put_archive("/", occupied_tmp())  # type: ignore[no-untyped-call]
                 await container.start()
                 details = await container.show()
-            cell = _Cell(Box(container_id), name, details)
+            cell = Cell(Box(container_id), name, details)
             self._watch(cell)
         except BaseException as error:
             # A request without an answer may still be carried out.
@@ -222,9 +205,9 @@ class DockerEngine:
         self._cells[container_id] = cell
         return cell
 
-    async def _unmake(self, making: "asyncio.Task[_Cell | EngineError]", container_id: str) -> None:
+    async def _unmake(self, making: "asyncio.Task[Cell | EngineError]", container_id: str) -> None:
         cell = await making
-        if isinstance(cell, _Cell):
+        if isinstance(cell, Cell):
             with suppress(EngineError):
                 await self.destroy(cell.box)
                 return
@@ -242,16 +225,17 @@ class DockerEngine:
             try:
                 return await self._watching.enter(box, pidfd=cell.pidfd, policy=self._policy)
             except EngineError as error:
-                if entry == "spawner" or cell.ended.is_set():
+                if entry == "spawner" or cell.ended.is_set() or isinstance(error, UnwatchedError):
                     raise
                 log.warning("no spawner can enter; using the exec API, which is slower", reason=str(error))
+        self._watching.say("no spawner stands in them: Docker's exec API is used (container_pool.docker.entry)")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs.setblocking(False)
         variables = tuple(str(entry).partition("=")[0] for entry in cell.details["Config"].get("Env") or ())
         cell.server = DockerExecServer(self._docker, cell.name, ours, unset=variables)
         return theirs
 
-    def _settle(self, cell: _Cell) -> None:
+    def _settle(self, cell: Cell) -> None:
         """What Docker has no setting for, and what to look at, where the container is on this machine."""
         with suppress(OSError):
             paths = cgroups.of_process(cell.box.pid, self._trees)
@@ -295,7 +279,7 @@ class DockerEngine:
             raise error
         return cell.copied
 
-    async def _destroy(self, cell: _Cell, keep: Path | None) -> None:
+    async def _destroy(self, cell: Cell, keep: Path | None) -> None:
         self._disks.uppers.pop(cell.box.id, None)
         self.look(cell.box)
         if self._gvisor and cell.pidfd is not None:
@@ -367,7 +351,7 @@ class DockerEngine:
 
     # ---- its init
 
-    def _watch(self, cell: _Cell) -> None:
+    def _watch(self, cell: Cell) -> None:
         """See to it that the end of the container's init is noticed. EngineError if it has ended already."""
         state = cell.details["State"]
         if not state.get("Running"):
@@ -381,7 +365,7 @@ class DockerEngine:
         else:
             self._tasks.spawn(self._wait(cell), name=f"wait {cell.box.id}")
 
-    async def _wait(self, cell: _Cell) -> None:
+    async def _wait(self, cell: Cell) -> None:
         """Wait for the end of a container on another machine, also across restarts of its daemon."""
         pause, longest = _RETRIES
         while not cell.ended.is_set():
@@ -395,7 +379,7 @@ class DockerEngine:
             pause = min(2 * pause, longest)
         self._init_ended(cell)
 
-    def _init_ended(self, cell: _Cell) -> None:
+    def _init_ended(self, cell: Cell) -> None:
         self._forget_init(cell)
         if cell.ended.is_set():
             return
@@ -406,7 +390,7 @@ class DockerEngine:
             told()
 
     @staticmethod
-    def _forget_init(cell: _Cell) -> None:
+    def _forget_init(cell: Cell) -> None:
         if cell.pidfd is not None:
             asyncio.get_running_loop().remove_reader(cell.pidfd)
             os.close(cell.pidfd)
@@ -420,7 +404,7 @@ class DockerEngine:
             self._client = connect(self._config.docker.host)
         return self._client
 
-    def _cell(self, box: Box) -> _Cell:
+    def _cell(self, box: Box) -> Cell:
         if (cell := self._cells.get(box.id)) is None:
             raise EngineError(f"docker: container {box.id} is gone")
         return cell

@@ -17,7 +17,6 @@ import socket
 import zlib
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -29,9 +28,9 @@ from hermes.broker.cgroups import BoxCgroup
 from hermes.broker.disks import Disks
 from hermes.broker.engines.base import Box
 from hermes.broker.engines.freezing import set_frozen
+from hermes.broker.engines.local_cell import Cell
 from hermes.broker.engines.oci_exec import OciExecServer
 from hermes.broker.forensics import budget
-from hermes.broker.gauges import Gauge
 from hermes.broker.janitor import sweep
 from hermes.broker.oci import Runtime, config, occupy_tmp
 from hermes.broker.policy import Policy
@@ -67,28 +66,6 @@ class Image(Protocol):
     def init(self) -> tuple[str, ...]: ...
 
 
-@dataclass(slots=True, eq=False)
-class _Cell:
-    """One box as the engine sees it."""
-
-    box: Box
-    slot: int
-    files: BoxFiles
-    cgroup: BoxCgroup
-    limit: int
-    """Bytes of its disk."""
-    pidfd: int = -1
-    gauge: Gauge = field(init=False)
-    server: OciExecServer | None = None
-    """Starts processes in it where no spawner can."""
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    ending: "asyncio.Task[EngineError | None] | None" = None
-    copied: trees.Copied | None = None
-
-    def __post_init__(self) -> None:
-        self.gauge = Gauge(self.cgroup.paths, self.files.disk, self.limit)
-
-
 class LocalEngine:
     """See `hermes.broker.engines.base.Engine`."""
 
@@ -116,7 +93,7 @@ class LocalEngine:
         self._cgroup = f"/hermes-{instance}"
         self._base = (1 + block_of(instance)) * SLOTS * IDS
         self._free = list(reversed(range(SLOTS)))
-        self._cells: dict[str, _Cell] = {}
+        self._cells: dict[str, Cell] = {}
         self._namespaces: dict[int, int] = {}
         self._trees: list[cgroups.Hierarchy] = []
         self._runtime: Runtime | None = None
@@ -167,7 +144,7 @@ class LocalEngine:
                 # Version 2 does not tell before a cgroup below the root has the memory controller; the trial's parent has it.
                 self._swap = cgroups.counts_swap(self._trees)
                 self.runtime = name
-                self._watching.say(None if not self._runtime.is_runsc else "a container of gVisor's has a kernel of its own")
+                self._watching.say("a container of gVisor's has a kernel of its own" if self._runtime.is_runsc else None)
                 log.info("OCI runtime chosen", runtime=name)
                 return
         raise EngineError("no OCI runtime works: " + "; ".join(failures))
@@ -254,7 +231,7 @@ class LocalEngine:
 
     # ---- making a box
 
-    def _new_cell(self, container_id: str) -> _Cell:
+    def _new_cell(self, container_id: str) -> Cell:
         if self._closed:
             raise EngineError("the engine is closed")
         if container_id in self._cells:
@@ -263,10 +240,10 @@ class LocalEngine:
             raise EngineError(f"all {SLOTS} ranges of user ids are taken")
         files = self._places.files(container_id)
         cgroup = BoxCgroup(f"{self._cgroup}/{container_id}", self._trees)
-        cell = self._cells[container_id] = _Cell(Box(container_id), self._free.pop(), files, cgroup, self._config.limits.disk)
+        cell = self._cells[container_id] = Cell(Box(container_id), self._free.pop(), files, cgroup, self._config.limits.disk)
         return cell
 
-    async def _create(self, cell: _Cell) -> None:
+    async def _create(self, cell: Cell) -> None:
         if self._runtime is None:
             raise EngineError("the engine has not been started")
         base = self._base + cell.slot * IDS
@@ -297,7 +274,7 @@ class LocalEngine:
             occupy_tmp(files.rootfs, base)
         (files.bundle / "config.json").write_text(settings)
 
-    async def _abandon(self, cell: _Cell) -> None:
+    async def _abandon(self, cell: Cell) -> None:
         """Undo a creation that failed. What cannot be undone now is logged; `start` of the next run will."""
         try:
             await self._end(cell, None)
@@ -306,7 +283,7 @@ class LocalEngine:
 
     # ---- its end
 
-    def _ended(self, cell: _Cell) -> None:
+    def _ended(self, cell: Cell) -> None:
         """The box's init has ended: by our doing, by its own, or by its attacker's."""
         asyncio.get_running_loop().remove_reader(cell.pidfd)
         with contextlib.suppress(ChildProcessError):
@@ -317,14 +294,14 @@ class LocalEngine:
         for callback in cell.box.on_exit:
             callback()
 
-    async def _end(self, cell: _Cell, keep: Path | None) -> None:
+    async def _end(self, cell: Cell, keep: Path | None) -> None:
         if cell.ending is None or cell.ending.done():
             cell.ending = self._tasks.spawn(self._end_once(cell, keep), name=f"end {cell.box.id}")
         error = await asyncio.shield(cell.ending)
         if error is not None:
             raise error
 
-    async def _end_once(self, cell: _Cell, keep: Path | None) -> EngineError | None:
+    async def _end_once(self, cell: Cell, keep: Path | None) -> EngineError | None:
         if self._cells.get(cell.box.id) is not cell:
             return None
         try:
@@ -346,7 +323,7 @@ class LocalEngine:
             await asyncio.wait([deletion], timeout=_DELETE_PATIENCE)
         return None
 
-    async def _kill(self, cell: _Cell) -> None:
+    async def _kill(self, cell: Cell) -> None:
         cell.gauge.read(cell.box.reached)
         with contextlib.suppress(OSError):
             cell.cgroup.freeze(False)
@@ -410,7 +387,7 @@ class LocalEngine:
 
     # ---- small things
 
-    def _cell(self, box: Box) -> _Cell:
+    def _cell(self, box: Box) -> Cell:
         cell = self._cells.get(box.id)
         if cell is None or cell.ended.is_set():
             raise EngineError(f"box {box.id} has ended")

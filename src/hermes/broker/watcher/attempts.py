@@ -61,7 +61,8 @@ class Attempts:
         """State it: it is about to happen."""
         protocol, error = protocol_of(tid, fd)
         for to in targets:
-            key = (process.pid, call, to.family, to.address, to.port, protocol)
+            outcome = error or self._network.foretell(call, protocol, to, cwd=cwd, root=root)
+            key = (process.pid, call, to.family, to.address, to.port, protocol, outcome)
             known = self._recent.get(key)
             now = time.time_ns() // 1000
             if known is not None:
@@ -70,7 +71,6 @@ class Attempts:
                     known.time = now
                     continue
                 self._flush(key)
-            outcome = error or self._network.foretell(call, protocol, to, cwd=cwd, root=root)
             event = events.NetworkAttempted(
                 container_id=self._container_id,
                 channel=process.channel,

@@ -19,7 +19,8 @@ _INFO = struct.Struct("=QQ11Ii")
 _WANTED = 0x1 | 0x2 | 0x8  # pid, credentials, exit
 _HAS_EXIT = 0x8
 _FORKED_NEVER_EXECUTED = 0x40  # PF_FORKNOEXEC
-_EMPTY = bytes(_INFO.size)
+_ASKED = struct.pack("=Q", _WANTED) + bytes(_INFO.size - 8)
+_PID_IN_NAMESPACE = 0x8004B708  # NS_GET_PID_IN_PIDNS
 _MAX_TEXT = 8192
 
 
@@ -54,10 +55,8 @@ def text(path: str) -> bytes:
 
 def info(pidfd: int, pid: int) -> Info | None:
     """What there is to know of the process; None if it is gone and nothing is known of it any more."""
-    buffer = bytearray(_EMPTY)
-    struct.pack_into("=Q", buffer, 0, _WANTED)
     try:
-        fcntl.ioctl(pidfd, _GET_INFO, buffer)
+        buffer = fcntl.ioctl(pidfd, _GET_INFO, _ASKED)
     except OSError as error:
         if error.errno == errno.ESRCH:
             return None
@@ -78,14 +77,30 @@ def info_of_old(pidfd: int, pid: int) -> Info | None:
         return None
 
 
-def inside(pidfd: int) -> tuple[int, int]:
-    """The process's number in its own pid namespace, and how deep below ours that is; (0, 0) if it is gone."""
-    for line in text(f"/proc/self/fdinfo/{pidfd}").splitlines():
+class Numbers:
+    """Tells the numbers of processes in the pid namespace of one of them, the box's init."""
+
+    def __init__(self, init: int) -> None:
+        self._namespace = os.open(f"/proc/{init}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._new = fcntl.ioctl(self._namespace, _PID_IN_NAMESPACE, init) == 1
+        except OSError:  # Linux before 6.11
+            self._new = False
+
+    def __call__(self, pid: int) -> int:
+        """The number there of a process of ours that cannot vanish meanwhile; 0 if it is not there."""
+        try:
+            return fcntl.ioctl(self._namespace, _PID_IN_NAMESPACE, pid) if self._new else _last_number(pid)
+        except OSError:
+            return 0
+
+
+def _last_number(pid: int) -> int:
+    for line in text(f"/proc/{pid}/status").splitlines():
         if line.startswith(b"NSpid:"):
             numbers = line.split()[1:]
-            number = int(numbers[-1])
-            return (number, len(numbers) - 1) if number > 0 else (0, 0)
-    return 0, 0
+            return int(numbers[-1]) if len(numbers) > 1 else 0
+    return 0
 
 
 def leader_of(tid: int) -> int | None:

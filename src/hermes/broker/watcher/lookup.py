@@ -19,6 +19,7 @@ REMEMBERED = 2048
 _OPENAT2 = 437
 _RESOLVE_IN_ROOT = 0x10
 _HOW = struct.pack("QQQ", os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT)
+_HOW_SIZE = ctypes.c_size_t(len(_HOW))
 _HEADER = struct.Struct("=16sHHIQQQIHHH")
 _SEGMENT = struct.Struct("=IIQQQQ")
 _INTERPRETER_SEGMENT = 3
@@ -34,7 +35,7 @@ class Lookup:
     """Looks programs up in the box whose root directory `root` is an fd of (O_PATH)."""
 
     def __init__(self, root: int) -> None:
-        self._root = root
+        self._root = ctypes.c_int(root)
         self._known: OrderedDict[tuple[int, ...], str | None] = OrderedDict()
 
     def program(self, tid: int, path: bytes, cwd: bytes) -> str | None:
@@ -44,12 +45,12 @@ class Lookup:
             return "ENOENT"
         if (own := descriptor_of(path)) is not None:
             return self.descriptor(tid, own)
-        if path.startswith(b"/proc/") or not self._has_boxs_root(tid):
+        if path.startswith(b"/proc/"):
             return None
         try:
             fd = self._open(path if path.startswith(b"/") else cwd + b"/" + path)
         except OSError as error:
-            return _name(error)
+            return _name(error) if self._has_boxs_root(tid) else None
         return self._judge(fd)
 
     def at(self, tid: int, directory: int, path: bytes, cwd: bytes) -> str | None:
@@ -59,7 +60,7 @@ class Lookup:
         if not path:
             return self.descriptor(tid, directory)
         try:
-            base = os.readlink(b"/proc/%d/fd/%d" % (tid, directory))
+            base = os.readlink(b"/proc/%d/fd/%d" % (tid, directory))  # noqa: PTH115
         except OSError:
             return "EBADF"
         return self.program(tid, base + b"/" + path, b"")
@@ -84,12 +85,12 @@ class Lookup:
             os.close(fd)
 
     def _open(self, path: bytes) -> int:
-        return syscall(_OPENAT2, "openat2", ctypes.c_int(self._root), path, _HOW, ctypes.c_size_t(len(_HOW)))
+        return syscall(_OPENAT2, "openat2", self._root, path, _HOW, _HOW_SIZE)
 
     @staticmethod
     def _has_boxs_root(tid: int) -> bool:
         with suppress(OSError):
-            return os.readlink(f"/proc/{tid}/root") == "/"
+            return os.readlink(f"/proc/{tid}/root") == "/"  # noqa: PTH115
         return False
 
     def _judge(self, fd: int, depth: int = 0) -> str | None:

@@ -5,7 +5,6 @@ Another thread of the process may change it before the kernel reads it: it is wh
 
 import os
 import struct
-from contextlib import suppress
 
 _POINTERS = 32
 _FIRST = 256
@@ -17,12 +16,10 @@ def read(mem: int, address: int, size: int) -> bytes:
     """Up to `size` bytes from `address` of the memory whose /proc/PID/mem is `mem`: fewer where there are no more."""
     if not 0 < address < _LARGEST - size:
         return b""
-    with suppress(OSError):
+    try:
         return os.pread(mem, size, address)
-    # A read that begins well and runs into a hole fails as a whole on some kernels: take what is before the next page.
-    with suppress(OSError):
-        return os.pread(mem, min(size, 4096 - address % 4096), address)
-    return b""
+    except OSError:
+        return b""
 
 
 def string(mem: int, address: int, limit: int) -> tuple[bytes, bool]:

@@ -1,7 +1,7 @@
 """What becomes of a call that names an address: foretold, from the box's own network, before the call goes on.
 
-Nothing is done for the process, and nothing with its socket: to hold it, even for a moment, would let an attacker have the watcher
-be the last to close it, which can take as long as the attacker likes. Instead sockets of our own in the box's network ask the
+Nothing is done for the process, nor with its socket: to hold it, even for a moment, would let an attacker have the watcher be the
+last to close it, which can take as long as the attacker likes. Instead sockets of our own in the box's network ask the
 kernel for the way (a UDP connect sends nothing), and its tables in /proc tell who listens. In a network without a way out that is
 the whole truth but for races; with one, a connection that leaves the box is `pending`.
 """

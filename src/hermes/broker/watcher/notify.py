@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import struct
+from contextlib import suppress
 from typing import NamedTuple
 
 from hermes.confine.kernel import checked
@@ -109,10 +110,8 @@ class Listener:
         self.fd = fd
         self._buffer = bytearray(_NOTIFICATION.size)
         self._zeros = bytes(_NOTIFICATION.size)
-        try:
+        with suppress(OSError):  # Linux before 6.6
             fcntl.ioctl(fd, _SET_FLAGS, _SYNC_WAKE_UP)  # the two take turns: let them do so on one CPU
-        except OSError:  # Linux before 6.6
-            pass
 
     def receive(self) -> Notification | None:
         """Take what can be read; None if whoever asked is gone. OSError when it cannot be done at all."""

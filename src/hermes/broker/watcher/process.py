@@ -19,12 +19,15 @@ from hermes.broker.watcher.attempts import Attempts
 from hermes.broker.watcher.lookup import Lookup
 from hermes.broker.watcher.network import Network
 from hermes.broker.watcher.notify import CHANNEL, LISTENER, READY, Listener, Notification
-from hermes.broker.watcher.processes import Processes
+from hermes.broker.watcher.processes import Process, Processes
 from hermes.broker.watcher.programs import Limits, Programs
 from hermes.broker.watcher.writer import FullError, Writer
 
 DONE, FULL = b"done", b"full"
 """What it says to the broker, after `READY`: that the box is gone and all is written; that nothing more can be, and why."""
+BURST_SECONDS = 0.005
+"""While programs are executed one after the other, ends of processes are looked at only so often: a wake-up for each would cost
+more than all the rest. By so much the times of ends may be late."""
 ORPHAN_SECONDS = 20.0
 """How long it stays when its broker is gone and the box is not."""
 _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "SYS_ADMIN", "SYS_PTRACE", "KILL")
@@ -65,6 +68,9 @@ class Watcher:
         self._broker = broker
         self._orphaned: float | None = None
         self._poll = select.epoll()
+        self._ends = select.epoll()
+        self._in_burst = False
+        self._look_at_ends = 0.0
         self._listener: Listener | None = None
         self._parts: list[Part] = []
         self._part_fds: dict[int, Part] = {}
@@ -74,12 +80,14 @@ class Watcher:
         lookup = Lookup(root)
         ids = kernel.IdMap(f"/proc/{request.init}/uid_map"), kernel.IdMap(f"/proc/{request.init}/gid_map")
         self._uid = ids[0]
-        self._processes = Processes(self._poll, request.init)
+        self._channel: int | None = None
+        self._processes = Processes(self._ends, request.init)
+        self._processes.channel = self._channel_now
         limits = Limits(request.arguments, request.argument_bytes)
         self._programs = Programs(request.container_id, self._processes, self._writer, lookup, ids, limits)
         self._programs.on_executed = self._executed
         self._attempts = Attempts(request.container_id, _in_network(request.init, pidfd, lookup), self._writer)
-        for fd in (pidfd, spawner.fileno(), broker.fileno()):
+        for fd in (pidfd, spawner.fileno(), broker.fileno(), self._ends.fileno()):
             self._poll.register(fd, select.EPOLLIN)
 
     # ---- for parts
@@ -108,8 +116,10 @@ class Watcher:
 
     def _turn(self) -> bool:
         """Wait, and do what there is to do; True when the box is gone."""
-        self._register_parts()
+        if self._parts:
+            self._register_parts()
         over = asked = False
+        ends = self._ends.fileno()
         for fd, what in self._poll.poll(self._timeout()):
             if self._listener is not None and fd == self._listener.fd:
                 asked = bool(what & select.EPOLLIN)
@@ -121,31 +131,61 @@ class Watcher:
                 self._hear_spawner()
             elif fd == self._broker.fileno():
                 self._broker_gone()
-            elif (process := self._processes.by_fd(fd)) is not None:
-                self._attempts.ended(process)
-                self._programs.ended(process)
+            elif fd == ends:
+                self._take_ends()
             elif (part := self._part_fds.get(fd)) is not None:
                 part.ready(fd)
         if asked:
             self._answer()
+            self._writer.tell()
+            self._burst()
+            return over
+        now = time.monotonic()
+        if self._in_burst and now >= self._look_at_ends:
+            self._in_burst = False
+            self._poll.modify(ends, select.EPOLLIN)
+            self._take_ends()
         for process in self._processes.ended() if self._processes.polls else ():
-            self._attempts.ended(process)
-            self._programs.ended(process)
+            self._ended(process)
         self._programs.look()
         self._attempts.look()
-        if not asked:
-            for part in self._parts:
-                if part.busy():
-                    part.step()
+        self._step_parts()
         self._writer.tell()
-        if self._orphaned is not None and time.monotonic() > self._orphaned:
-            return True
-        return over
+        return over or (self._orphaned is not None and now > self._orphaned)
+
+    def _step_parts(self) -> None:
+        for part in self._parts:
+            if part.busy():
+                part.step()
+
+    def _burst(self) -> None:
+        """Somebody asked: more may."""
+        now = time.monotonic()
+        if not self._in_burst:
+            self._in_burst = True
+            self._poll.modify(self._ends.fileno(), 0)
+            self._look_at_ends = now + BURST_SECONDS
+        elif now >= self._look_at_ends:
+            self._look_at_ends = now + BURST_SECONDS
+            self._take_ends()
+            self._programs.look()
+            self._step_parts()
+
+    def _take_ends(self) -> None:
+        for fd, _ in self._ends.poll(0, 256):
+            if (process := self._processes.by_fd(fd)) is not None:
+                self._ended(process)
+
+    def _ended(self, process: Process) -> None:
+        self._attempts.ended(process)
+        self._programs.ended(process)
 
     def _timeout(self) -> float | None:
         if any(part.busy() for part in self._parts):
             return 0
         waits = [wait for wait in (self._programs.next_look(), self._attempts.next_look()) if wait is not None]
+        if self._in_burst:
+            waits.append(max(0.0, self._look_at_ends - time.monotonic()))
         if self._processes.polls:
             waits.append(0.25)
         if self._orphaned is not None:
@@ -169,7 +209,6 @@ class Watcher:
             mem = -1
         try:
             if call in ("execve", "execveat"):
-                self._hear_spawner()
                 program = self._programs.read(asked, mem, _cwd(asked.tid), at=call == "execveat")
                 if not listener.is_valid(asked):
                     return False
@@ -210,11 +249,16 @@ class Watcher:
                 self._listen(*LISTENER.unpack(said))
             elif len(said) == CHANNEL.size:
                 (channel,) = CHANNEL.unpack(said)
-                self._processes.channel = channel if channel >= 0 else None
+                self._channel = channel if channel >= 0 else None
             else:
                 with suppress(OSError, ValueError):
                     self._poll.unregister(self._spawner)
                 return
+
+    def _channel_now(self) -> int | None:
+        """For which channel the spawner is starting a process, which it said before."""
+        self._hear_spawner()
+        return self._channel
 
     def _listen(self, pid: int, fd: int) -> None:
         """Take the listener over from the spawner, which waits until that is done."""
@@ -237,8 +281,6 @@ class Watcher:
             part.executed(pid)
 
     def _register_parts(self) -> None:
-        if not self._parts:
-            return
         wanted = {fd: part for part in self._parts for fd in part.fds()}
         for fd in self._part_fds.keys() - wanted.keys():
             with suppress(OSError):
@@ -253,7 +295,7 @@ class Watcher:
         """The box is gone: state the end of all that ran in it, and let the parts finish."""
         self._attempts.close()
         for process in self._processes.all():
-            self._programs.ended(process)
+            self._ended(process)
         for part in self._parts:
             part.close()
         self._writer.tell()
@@ -261,7 +303,7 @@ class Watcher:
 
 def _cwd(tid: int) -> bytes:
     try:
-        return os.readlink(b"/proc/%d/cwd" % tid)
+        return os.readlink(b"/proc/%d/cwd" % tid)  # noqa: PTH115
     except OSError:
         return b""
 

@@ -11,6 +11,7 @@ import select
 import signal
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ _DEPTH = 32
 """Ancestors looked at."""
 _RECENT = 8192
 """Processes remembered by number when they have ended: what they wrote is looked at later."""
+_TRIES = 10
 SPARE_FDS = 1024
 """Descriptors left for everything else: what runs beyond is known without a pidfd."""
 POLL_SECONDS = 0.25
@@ -58,10 +60,11 @@ class Processes:
 
     def __init__(self, poll: select.epoll, init: int) -> None:
         self.spawner = 0
-        self.channel: int | None = None
-        """Of the next process the spawner starts."""
+        self.channel: Callable[[], int | None] = lambda: None
+        """Tells the channel of the process the spawner is starting."""
         self._poll = poll
         self._init = init
+        self._numbers = kernel.Numbers(init)
         self._known: dict[int, Process] = {}
         self._by_fd: dict[int, Process] = {}
         self._unheld: dict[int, Process] = {}
@@ -162,8 +165,7 @@ class Processes:
     # ---- making one known
 
     def _add(self, pid: int, pidfd: int, told: kernel.Info, depth: int = 0) -> Process:
-        number, below = kernel.inside(pidfd) if pidfd >= 0 else _inside_of_old(pid)
-        process = Process(pid, pidfd, number if below else 0, None)
+        process = Process(pid, pidfd, self._numbers(pid), None)
         self._known[pid] = process
         if pidfd >= 0:
             self._by_fd[pidfd] = process
@@ -196,9 +198,10 @@ class Processes:
 
     def _channel_of(self, process: Process, told: kernel.Info, depth: int) -> int | None:
         if told.parent == self.spawner and self.spawner:
-            if self.channel is not None:
-                _remember(self._sessions, process.pid, self.channel)
-            return self.channel
+            channel = self.channel()
+            if channel is not None:
+                _remember(self._sessions, process.pid, channel)
+            return channel
         parent = self._ancestor(told.parent, depth + 1)
         if parent is not None and parent.pid != self._init:
             return parent.channel
@@ -217,7 +220,7 @@ class Processes:
         except OSError:
             return None
         told = kernel.info(pidfd, pid)
-        if told is None or told.tgid != pid or told.status is not None or not kernel.inside(pidfd)[1]:
+        if told is None or told.tgid != pid or told.status is not None or not self._numbers(pid):
             os.close(pidfd)
             return None
         return self._add(pid, pidfd, told, depth)
@@ -232,23 +235,20 @@ def _remember(memory: "OrderedDict[int, Any]", key: int, value: object) -> None:
 
 def how_it_ended(process: Process) -> int | None:
     """The status of a process that has ended, as wait(2) has it; None where the kernel does not tell."""
-    for _ in range(2):
-        if process.pidfd >= 0:
-            told = kernel.info(process.pidfd, process.pid)
-            if told is not None and told.status is not None:
-                return told.status
+    if process.pidfd < 0:
+        return None
+    now = None
+    for _ in range(_TRIES):
+        told = kernel.info(process.pidfd, process.pid)
+        if told is None:  # it is being reaped this very moment, or the kernel is of before 6.15
+            os.sched_yield()
+            continue
+        if told.status is not None:
+            return told.status
+        if now is not None and now.zombie:
+            return now.status  # it is not reaped even now, so that it was what /proc showed
         now = kernel.stat(process.pid)
-        if now is not None and now.zombie and process.pidfd >= 0 and _is_there(process):
-            return now.status
     return None
-
-
-def _is_there(process: Process) -> bool:
-    """It is not reaped yet, so that its number was its own a moment ago."""
-    try:
-        return kernel.inside(process.pidfd)[0] > 0
-    except OSError:
-        return False
 
 
 def signal_name(status: int) -> str | None:
@@ -269,14 +269,3 @@ def _born(pid: int) -> str:
     except OSError:
         return ""
     return "" if fields[0] in b"ZX" else fields[19].decode()
-
-
-def _inside_of_old(pid: int) -> tuple[int, int]:
-    try:
-        for line in kernel.text(f"/proc/{pid}/status").splitlines():
-            if line.startswith(b"NSpid:"):
-                numbers = line.split()[1:]
-                return int(numbers[-1]), len(numbers) - 1
-    except (OSError, ValueError):
-        pass
-    return 0, 0

@@ -122,7 +122,8 @@ class Programs:
                 continue
             seen = self._seen(process)
             if seen is True:
-                outcomes[ref] = self._executed(process)
+                self._executed(process)
+                outcomes[ref] = None
             elif process.looks + 1 < len(LOOKS) and process.foretold is None:
                 process.looks += 1
                 self._undecided[ref] = process
@@ -174,7 +175,8 @@ class Programs:
         ref = process.ref
         match self._seen(process):
             case True:
-                return Decided({ref: self._executed(process)})
+                self._executed(process)
+                return Decided({ref: None})
             case False:
                 return Decided({ref: self._settle(process, process.foretold or "unknown")})
             case _:

@@ -10,8 +10,8 @@ from hermes.container.spool import Record
 
 
 class FullError(Exception):
-    """Nothing more can be written, and why: the spool has its size (`full`), the disk is (`ENOSPC`), or what a process wants cannot
-    be read. What was said before is whole."""
+    """Nothing more can be written, and why: the spool has its size (`full`), the disk is (`ENOSPC`), or what a process wants
+    cannot be read (`unreadable`). What was said before is whole."""
 
 
 class Writer:
@@ -29,14 +29,13 @@ class Writer:
         data = b"".join(map(spool.framed, records))
         if self._failure or len(data) > self._left:
             raise self.failed(self._failure or "full")
-        before = os.lseek(self._fd, 0, os.SEEK_END)
         try:
             written = os.write(self._fd, data)
         except OSError as error:
             raise self.failed(errno.errorcode.get(error.errno or 0, "error")) from error
         if written < len(data):
             with suppress(OSError):
-                os.ftruncate(self._fd, before)
+                os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
             raise self.failed("ENOSPC")
         self._left -= len(data)
         self._untold = True

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from hermes import events
 from tests.sensors import Sensor, Start, wait_until
 from tests.unit.analysis.test_scans import KEY
 

@@ -5,6 +5,7 @@ import asyncio
 import concurrent.futures.thread  # noqa: F401  imported lazily, when it may be out of our reach
 import contextlib
 import encodings.idna  # noqa: F401  as well
+import gc
 import os
 import signal
 import socket
@@ -60,6 +61,8 @@ def run(
                 look_filter = file.read()
         os.environ |= {"SQLITE_TMPDIR": str(settings.index_dir), "HOME": "/nonexistent"}
         before(settings, look_filter)
+        gc.collect()
+        gc.freeze()  # whoever it forks shares what is there by now
         confine(settings.sensor.user, program, rules(settings), connects=connects)
         asyncio.run(_until_asked(settings, work, report, socket.socket(fileno=fds.control)))
     except HermesError as error:

@@ -303,7 +303,7 @@ class ForwardData(Event, frozen=True, kw_only=True, tag="forward.data"):
     offset: int = 0
     """Bytes that went before it in this direction."""
     protocol: str = ""
-    """What it looks like: `http`, `smtp`, `tls`, `ssh`, or empty."""
+    """What it looks like: `http`, `smtp`, `pop3`, `imap`, `tls`, `ssh`, or empty."""
 
 
 class ForwardTLS(Event, frozen=True, kw_only=True, tag="forward.tls"):
@@ -325,9 +325,9 @@ class ForwardLogin(Event, frozen=True, kw_only=True, tag="forward.login"):
     forward: int
     """Its number in the connection."""
     protocol: str
-    """`smtp` or `http`."""
+    """`smtp`, `pop3`, `imap` or `http`."""
     method: str
-    """`LOGIN` or `PLAIN` (SMTP), `Basic` or `Proxy-Basic` (HTTP)."""
+    """`LOGIN`, `PLAIN` or `USER` (mail), `Basic` or `Proxy-Basic` (HTTP)."""
     username: str
     """The user name it gave there."""
     password: str
@@ -340,7 +340,7 @@ class ForwardClosed(Event, frozen=True, kw_only=True, tag="forward.closed"):
     forward: int
     """Its number in the connection."""
     protocol: str = ""
-    """What was spoken last: `http`, `smtp`, `tls`, `ssh`, or empty."""
+    """What was spoken last: `http`, `smtp`, `pop3`, `imap`, `tls`, `ssh`, or empty."""
     duration: float
     """Seconds since it was accepted."""
     bytes_in: int
@@ -556,11 +556,13 @@ class SessionSealed(Event, frozen=True, kw_only=True, tag="session.sealed"):
 
 class EvidenceRemoved(Event, frozen=True, kw_only=True, tag="evidence.removed"):
     """Evidence was removed to hold a limit. `what`: `recording` (a session's, of one day), `journal` (connections with all their
-    events), `lines` (a full file of JSON lines, all of which the journal has or had) or `artifact` (the content of a file)."""
+    events), `lines` (a full file of JSON lines, all of which the journal has or had), `artifact` (the content of a file) or
+    `manifests` (the oldest of the chain)."""
 
     what: str
     path: str = ""
-    """Where it was: `DAY/SESSION` of a recording, the name of a file of lines, the SHA-256 of an artifact."""
+    """Where it was: `DAY/SESSION` of a recording, the name of a file of lines, the SHA-256 of an artifact, the numbers of
+    manifests (`1-500`)."""
     reason: str
     """The setting, such as `evidence.max_age`."""
     bytes: int

@@ -92,7 +92,8 @@ def own_files(settings: Settings) -> list[Rule]:
     own = [Rule(directory, OWN, complaint) for directory, complaint in sorted(directories.items())]
     geo = [settings.geo_dir, *filter(None, (settings.geo.country, settings.geo.asn))]
     read = [Rule(path, Files.READ_FILE | Files.READ_DIR, optional=True) for path in geo]
-    return [*own, *read, Rule(settings.outputs_dir, READ), Rule(Path("/proc/self"), Files.READ_FILE)]
+    positions = [Rule(directory, READ) for directory in (settings.index_dir, settings.outputs_dir)]
+    return [*own, *read, *positions, Rule(Path("/proc/self"), Files.READ_FILE)]
 
 
 async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namespace, report: Report) -> None:
@@ -143,7 +144,10 @@ async def _run(settings: Settings, handler: SessionHandler, fds: argparse.Namesp
                 on_reload=lambda fresh, said: _reload(Settings.model_validate_json(fresh), said, front, geo, journal, watched),
             )  # fmt: skip
             control.start()
-            watch = Watch(front, journal, pool, intake, lambda: standing(settings.journal_path, settings.outputs_dir, watched))
+            watch = Watch(
+                front, journal, pool, intake, lambda: standing(settings.journal_path, settings.outputs_dir, watched),
+                lambda: _index_lag(settings),
+            )  # fmt: skip
             endpoint = Endpoint(fds.metrics and socket.socket(fileno=fds.metrics), metrics, watch.look)
             await endpoint.start()
             sockets = [socket.socket(fileno=fd) for fd in fds.listen]
@@ -211,6 +215,12 @@ def _reload(
     watched[:] = (it.name for it in settings.outputs)
     with contextlib.suppress(JournalError):  # it has said so itself
         journal.emit(events.SensorReloaded(changed=said.changed, ignored=said.ignored))
+
+
+def _index_lag(settings: Settings) -> int | None:
+    """Events that the analyst has yet to take in; None where that is not known."""
+    found = standing(settings.journal_path, settings.index_dir, ["analyst"] if settings.analysis.enabled else [])
+    return found[0].lag if found else None
 
 
 def _check_writable(directory: Path, user: str) -> None:

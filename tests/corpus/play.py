@@ -84,7 +84,7 @@ def play(script: Script, port: int, place: Path) -> Played:
     control = place / f"{abs(hash(script.id)) % 10**9}"
     to = (*CLIENT, "-S", str(control), "-p", str(port), f"{script.username}@127.0.0.1")
     master = subprocess.Popen(
-        ["sshpass", "-p", script.password, "ssh", "-M", "-N", *to], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ["sshpass", "-p", script.password, "ssh", "-M", "-N", *to], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         if not _wait(lambda: control.exists() or master.poll() is not None) or master.poll() is not None:

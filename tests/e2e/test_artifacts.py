@@ -106,3 +106,18 @@ def test_it_is_listed_and_exported(sensor: Sensor, told: list[dict[str, Any]], t
     assert done.returncode == 0, done.stderr
     with pyzipper.AESZipFile(tmp_path / "x.zip") as archive:
         assert archive.read(name, pwd=b"infected") == content
+
+
+def test_deleting_everything_hides_nothing(sensor: Sensor) -> None:
+    sensor.ssh("echo evidence >/root/kept; rm -rf --no-preserve-root / 2>/dev/null")
+    newest = sensor.json("sessions", "list")[0]["session_id"]
+
+    def sealed() -> list[dict[str, Any]] | None:
+        found = [it["body"] for it in sensor.json("sessions", "show", newest)["events"]]
+        return found if any(it["event"] == "session.sealed" for it in found) else None
+
+    found: list[dict[str, Any]] = wait_until(sealed)
+    assert [it["sha256"] for it in of(found, "file.written", path="/root/kept")] == [sha256(b"evidence\n")]
+    assert {"/usr", "/root", "/etc"} & {it["path"] for it in of(found, "file.changed", change="deleted")} or of(
+        found, "file.changed", path="/usr/bin/id", change="deleted"
+    )

@@ -13,7 +13,7 @@ import asyncssh
 import pytest
 
 from hermes import events
-from tests.sensors import PATIENCE, Sensor, Start, let_through, wait_until
+from tests.sensors import PATIENCE, Sensor, Start, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -57,10 +57,9 @@ async def mail(sock: socket.socket) -> bytes:
         return said
 
 
-def test_origins_and_forwards_of_a_confined_front(start: Start, tmp_path: Path) -> None:
-    named = tmp_path / "mine.mmdb"
+def test_origins_and_forwards_of_a_confined_front(start: Start, sensors_dir: Path) -> None:
+    named = sensors_dir / "mine.mmdb"
     shutil.copy(DATA / "country.mmdb", named)
-    let_through(tmp_path)
     sensor = start(server__proxy_protocol="true", geo__country=str(named), container_pool__size="1")
     sock = dial(sensor, "1.1.1.1")
     assert b"queued as" in asyncio.run(mail(sock))

@@ -248,6 +248,30 @@ async def test_a_box_that_dies_while_its_files_are_copied(engine: Engine, catch:
     assert all(hashlib.sha256(caught.content(it)).hexdigest() == it for it in said.split())
 
 
+async def test_paths_are_whole_although_their_mounts_went_with_the_box(
+    engine: Engine, box: Box, client: BoxClient, tmp_path: Path
+) -> None:
+    caught = Caught(box, tmp_path / "artifacts")
+    paths = {f"{where}/left" for where in ("/root", "/run", "/dev/shm", "/run/run")}
+    await client.output("mkdir /run/run; " + "; ".join(f"echo {path} >{path}" for path in paths))
+    await engine.destroy(box)
+    caught.part.close()
+    assert paths <= {it.path for it in caught.of(events.FileWritten)}
+
+
+async def test_what_is_still_open_when_the_box_dies_is_kept(engine: Engine, box: Box, client: BoxClient, tmp_path: Path) -> None:
+    caught = Caught(box, tmp_path / "artifacts")
+    mapped = (
+        "import mmap; f = open('/tmp/mapped', 'w+b'); f.truncate(5); m = mmap.mmap(f.fileno(), 5); f.close(); m[:] = b'after'"
+    )
+    for line in ("exec 3>/tmp/open; echo open >&3", f'python3 -c "{mapped}; print(1, flush=True); import time; time.sleep(60)"'):
+        await (await client.start(f"{line}; echo 1; sleep 60")).read_until(b"1\n")
+    await engine.destroy(box)
+    caught.part.close()
+    contents = {it.path: caught.content(it.sha256) for it in caught.of(events.FileWritten)}
+    assert (contents["/tmp/open"], contents["/tmp/mapped"]) == (b"open\n", b"after")
+
+
 async def test_entries_are_limited_and_what_is_beyond_is_counted(client: BoxClient, catch: Catch) -> None:
     with catch(session_entries=100) as caught:
         await client.output("for i in $(seq 300); do echo $i >/tmp/$i; done")
@@ -256,6 +280,14 @@ async def test_entries_are_limited_and_what_is_beyond_is_counted(client: BoxClie
     assert len(files) == 100
     assert {it.limit for it in limits} == {"artifacts.session_entries"}
     assert len(files) + sum(1 + it.suppressed for it in limits) >= 300
+
+
+async def test_a_storm_of_writes_does_not_hide_what_is_executed(client: BoxClient, catch: Catch) -> None:
+    with catch(session_entries=100, session_bytes=200_000) as caught:
+        await client.output("for i in $(seq 300); do echo $i $RANDOM >/tmp/$i; done; head -c 180000 /dev/urandom >/tmp/large")
+        await client.output("cp /bin/true /tmp/payload; chmod +x /tmp/payload; /tmp/payload")
+        executed = await caught.one(events.FileExecuted, "/tmp/payload")
+    assert caught.content(executed.sha256)[:4] == b"\x7fELF"
 
 
 async def test_a_flood_is_looked_away_from_for_a_while(box: Box, client: BoxClient, tmp_path: Path) -> None:

@@ -177,7 +177,10 @@ async def test_how_a_process_ended_is_known(watched: Watched) -> None:
 async def test_who_runs_it_is_known(watched: Watched) -> None:
     await watched.sh("/bin/true", user="nobody")
     await watched.until(lambda: watched.exit_of("/bin/true"))
-    assert {(it.program, it.uid, it.gid) for it in watched.of(ProcessStarted)} == {("/bin/sh", 65534, 65534), ("/bin/true", 65534, 65534)}
+    assert {(it.program, it.uid, it.gid) for it in watched.of(ProcessStarted)} == {
+        ("/bin/sh", 65534, 65534),
+        ("/bin/true", 65534, 65534),
+    }
 
 
 async def test_what_could_not_be_executed_is_known_and_why(watched: Watched) -> None:
@@ -225,7 +228,9 @@ async def test_a_program_without_a_name_is_known(watched: Watched) -> None:
 
 
 async def test_none_of_a_burst_is_lost(watched: Watched) -> None:
-    await watched.sh("i=0; while [ $i -lt 200 ]; do /bin/true $i & i=$((i+1)); [ $((i % 20)) = 0 ] && wait; done; wait", channel=3)
+    await watched.sh(
+        "i=0; while [ $i -lt 200 ]; do /bin/true $i & i=$((i+1)); [ $((i % 20)) = 0 ] && wait; done; wait", channel=3
+    )
     await watched.until(lambda: len(watched.exit_of("/bin/true")) == 200)
     seen = [it for it in watched.of(ProcessStarted) if it.program == "/bin/true"]
     assert sorted(int(it.argv[1]) for it in seen) == list(range(200))

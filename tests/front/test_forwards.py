@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import http.client
+import imaplib
+import poplib
 import smtplib
 import socket
 import ssl
@@ -132,6 +134,37 @@ async def test_a_web_client_and_a_proxy_user_get_answers(serve: Serve) -> None:
         (hello,) = journal.of(events.ForwardTLS)
         assert (hello.forward, hello.server_name) == (3, "bank.example")
         assert [it.protocol for it in journal.of(events.ForwardClosed)] == ["", "http", "tls"]
+
+
+@pytest.mark.asyncio
+async def test_readers_of_mail_are_let_in(serve: Serve) -> None:
+    def fetch(pop: int, imap: int) -> None:
+        box = poplib.POP3("127.0.0.1", pop, timeout=PATIENCE)
+        box.user("victim@example.org")
+        box.pass_("s p a c e")
+        assert box.stat() == (0, 0)
+        assert box.list()[1] == []
+        box.quit()
+        client = imaplib.IMAP4("127.0.0.1", imap, timeout=PATIENCE)
+        assert client.login("victim", 'qu"ote\\')[0] == "OK"
+        assert client.select("INBOX") == ("OK", [b"0"])
+        assert client.search(None, "ALL") == ("OK", [b""])
+        client.logout()
+        client = imaplib.IMAP4("127.0.0.1", imap, timeout=PATIENCE)
+        client.authenticate("PLAIN", lambda challenge: b"\0other\0secret")
+        client.logout()
+
+    pop, imap = free_port(), free_port()
+    async with serve() as running:
+        async with client(running, "-L", f"{pop}:mail.example.org:110", "-L", f"{imap}:mail.example.org:143"):
+            await listening(imap)
+            await asyncio.to_thread(fetch, pop, imap)
+            await running.journal.wait_for(events.ForwardClosed, 4)
+        logins = running.journal.of(events.ForwardLogin)
+        assert [(it.protocol, it.method, it.username, it.password) for it in logins] == [
+            ("pop3", "USER", "victim@example.org", "s p a c e"), ("imap", "LOGIN", "victim", 'qu"ote\\'),
+            ("imap", "PLAIN", "other", "secret"),
+        ]  # fmt: skip
 
 
 @pytest.mark.asyncio
@@ -296,6 +329,17 @@ async def test_time_is_up(serve: Serve) -> None:
 
 
 @pytest.mark.asyncio
+async def test_time_is_up_also_for_who_never_reads(serve: Serve) -> None:
+    async with serve(forwards={"max_seconds": 0.3, "max_open": 1}) as running, running.connect() as connection:
+        reader, writer = await connection.open_connection("198.51.100.7", 25, window=65536)
+        reader.channel.pause_reading()
+        writer.write(b"NOOP\r\n" * 20_000 + b"QUIT\r\n")
+        await running.journal.wait_for(events.ForwardClosed)
+        await connection.open_connection("198.51.100.7", 25)
+        assert limits(running) == ["forwards.max_kept", "forwards.max_seconds"]
+
+
+@pytest.mark.asyncio
 async def test_what_was_said_is_stated_while_it_goes_on_and_before_the_connection_ends(serve: Serve) -> None:
     async with serve() as running:
         connection = await running.connect()
@@ -313,20 +357,31 @@ async def test_what_was_said_is_stated_while_it_goes_on_and_before_the_connectio
 
 
 @pytest.mark.asyncio
-async def test_a_client_that_does_not_read_is_not_read_either(serve: Serve) -> None:
+async def test_a_client_that_reads_late_gets_all_its_answers(serve: Serve) -> None:
     async with serve() as running, running.connect() as connection:
         reader, writer = await connection.open_connection("198.51.100.7", 25, window=65536)
         reader.channel.pause_reading()
-        writer.write(b"NOOP\r\n" * 500_000)
-        (visitor,) = running.front.visitors
-        (sink,) = visitor.forwards._sinks.values()
-        async with asyncio.timeout(PATIENCE):
-            while not sink._channel._recv_paused:  # noqa: ASYNC110  nobody announces it
-                await asyncio.sleep(0.01)
-        assert sink._out.size < 4 * 1024 * 1024
-        assert sink._in.size < 1024 * 1024
+        writer.write(b"NOOP\r\n" * 20_000)
+        writer.write(b"QUIT\r\n")
+        await connection.run("x", stdin=asyncssh.DEVNULL)  # behind which the server has all of it
+        reader.channel.resume_reading()
+        said = await asyncio.wait_for(reader.read(), PATIENCE)
+        assert said.count(b"250 2.0.0 Ok") == 20_000
+        assert said.endswith(b"221 2.0.0 Bye\r\n")
+
+
+@pytest.mark.asyncio
+async def test_a_client_that_only_sends_is_cut(serve: Serve) -> None:
+    config = {"max_unread": 50_000, "max_kept": 1024**2}
+    async with serve(forwards=config) as running, running.connect() as connection:
+        reader, writer = await connection.open_connection("198.51.100.7", 25, window=65536)
+        reader.channel.pause_reading()
+        writer.write(b"NOOP\r\n" * 100_000)
+        await running.journal.wait_for(events.LimitReached)
+        assert limits(running) == ["forwards.max_unread"]
         connection.abort()
-        await running.journal.wait_for(events.ForwardClosed)
+        (closed,) = await running.journal.wait_for(events.ForwardClosed)
+        assert closed.bytes_in < 300_000
 
 
 @pytest.mark.asyncio

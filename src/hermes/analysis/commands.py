@@ -8,7 +8,7 @@ import msgspec
 
 from hermes.analysis.shell import Credential, Parsed, normalise, parse
 from hermes.analysis.stage import Gone
-from hermes.analysis.visits import keys, micros
+from hermes.analysis.visits import keys, leaving, micros, visit_of
 from hermes.store import StoredEvent
 
 _encode = msgspec.json.Encoder().encode
@@ -47,12 +47,9 @@ class Commands:
         events = [it for it in events if _line(it)]
         if not events:
             return
-        visits = keys(db, events)
+        known = keys(db, events)
         for event in events:
-            visit = visits.get(event.connection_id) if event.connection_id else None
-            if visit is None and event.session_id is not None:
-                visit = visits.get(event.session_id)
-            channel = event.body.get("channel")
+            visit, channel = visit_of(known, event), event.body.get("channel")
             line = _line(event)
             kind = "exec" if event.event == "channel.started" else "input"
             db.execute(
@@ -63,15 +60,13 @@ class Commands:
                 _state(db, _keep(db, line), "credential", f"{credential.user}:{credential.password}")
 
     def forget(self, db: sqlite3.Connection, gone: Gone) -> None:
-        for column, names in (("connection_id", gone.connections), ("session_id", gone.sessions)):
-            for name in names:
-                for (visit,) in db.execute(f"SELECT id FROM visits WHERE {column} = ?", (name,)).fetchall():
-                    lines = db.execute("SELECT DISTINCT line FROM commands WHERE visit = ?", (visit,)).fetchall()
-                    db.execute("DELETE FROM commands WHERE visit = ?", (visit,))
-                    for line in lines:
-                        if db.execute("SELECT 1 FROM commands WHERE line = ?", line).fetchone() is None:
-                            db.execute("DELETE FROM commands_facts WHERE line = ?", line)
-                            db.execute("DELETE FROM commands_lines WHERE id = ?", line)
+        for visit in leaving(db, gone):
+            lines = db.execute("SELECT DISTINCT line FROM commands WHERE visit = ?", (visit,)).fetchall()
+            db.execute("DELETE FROM commands WHERE visit = ?", (visit,))
+            for line in lines:
+                if db.execute("SELECT 1 FROM commands WHERE line = ?", line).fetchone() is None:
+                    db.execute("DELETE FROM commands_facts WHERE line = ?", line)
+                    db.execute("DELETE FROM commands_lines WHERE id = ?", line)
 
 
 def _line(event: StoredEvent) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from hermes.analysis.shell import parse
 from hermes.analysis.spoken import spoken
 from hermes.analysis.stage import Gone
-from hermes.analysis.visits import keys, micros
+from hermes.analysis.visits import keys, leaving, micros, visit_of
 from hermes.analysis.words import text_of
 from hermes.store import StoredEvent
 
@@ -62,14 +62,11 @@ class Documents:
         self._output_bytes = output_bytes
 
     def take(self, db: sqlite3.Connection, events: Sequence[StoredEvent]) -> None:
-        visits_of = keys(db, events)
+        known = keys(db, events)
         batch = _Batch(db)
         for event in events:
             body, time = event.body, micros(event.time)
-            visit = visits_of.get(event.connection_id) if event.connection_id else None
-            if visit is None and event.session_id is not None:
-                visit = visits_of.get(event.session_id)
-            channel = body.get("channel")
+            visit, channel = visit_of(known, event), body.get("channel")
             add = partial(batch.add, event.id, time, event.event, visit, channel if isinstance(channel, int) else None)
             add(EVENT, text_of(event.event, body))
             match event.event:
@@ -93,10 +90,8 @@ class Documents:
         batch.write()
 
     def forget(self, db: sqlite3.Connection, gone: Gone) -> None:
-        for column, names in (("connection_id", gone.connections), ("session_id", gone.sessions)):
-            for name in names:
-                for (visit,) in db.execute(f"SELECT id FROM visits WHERE {column} = ?", (name,)).fetchall():
-                    _delete(db, "visit = ?", (visit,))
+        for visit in leaving(db, gone):
+            _delete(db, "visit = ?", (visit,))
         for event in gone.events:
             _delete(db, "id BETWEEN ? AND ?", (event << SHIFT, (event << SHIFT) + len(PARTS) - 1))
         db.executemany("DELETE FROM documents_channels WHERE session_id = ?", [(it,) for it in gone.sessions])

@@ -1,7 +1,7 @@
 """What the analyst needs of rules and of the scanner: got ready while it may still read an operator's files and fork."""
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import BinaryIO
 
 from hermes.analysis import rules_match, yara
 from hermes.analysis.campaigns import Campaigns
@@ -12,23 +12,28 @@ from hermes.analysis.stage import Stage
 from hermes.analysis.techniques import Techniques
 from hermes.config import Settings
 from hermes.config.analysis import AnalysisConfig
+from hermes.errors import ConfigError
 
 
 class Insight:
     """Made by the analyst's process; `prepare` before it gives up its power, `stages` after."""
 
-    def __init__(self, locate: Callable[[Path, str], Path]) -> None:
-        """`locate`: where a content is kept below the directory of artifacts, by its SHA-256."""
-        self._locate = locate
+    def __init__(self, content: Callable[[Settings, str, Sequence[tuple[str, int]]], BinaryIO]) -> None:
+        """`content` opens a content by its SHA-256, given the channels whose input it was (sessions' ids and their numbers)."""
+        self._content = content
+        self._scanner: Scanner | None = None
         self._stages: list[Stage] = []
 
     def prepare(self, settings: Settings, look_filter: bytes) -> None:
-        """Read the rules and fork the scanner. Raises ConfigError, MachineError."""
+        """Read the rules and fork the scanner. Raises ConfigError, in one line, and MachineError."""
         analysis = settings.analysis
         if not analysis.enabled:
             return
-        signatures, rules = yara.load(analysis.yara_rules), rules_match.load(analysis.technique_rules)
-        scanner = Scanner(
+        try:
+            signatures, rules = yara.load(analysis.yara_rules), rules_match.load(analysis.technique_rules)
+        except ConfigError as error:
+            raise ConfigError("; ".join(str(error).split("\n"))) from error
+        self._scanner = Scanner(
             Looker(signatures.compiled, most=analysis.scan_bytes),
             user=settings.sensor.user,
             program=look_filter,
@@ -36,12 +41,17 @@ class Insight:
         )
         techniques, campaigns = Techniques(rules), Campaigns()
         scans = Scans(
-            scanner,
-            lambda sha256: self._locate(settings.artifacts_dir, sha256),
+            self._scanner,
+            lambda sha256, inputs: self._content(settings, sha256, inputs),
             rules=signatures.fingerprint,
             on_scanned=(techniques.scanned, campaigns.scanned),
         )
         self._stages = [scans, techniques, campaigns]
+
+    def close(self) -> None:
+        """End the scanner."""
+        if self._scanner is not None:
+            self._scanner.close()
 
     def stages(self) -> list[Stage]:
         """The stages, in their order; none where the analysis is turned off."""

@@ -1,11 +1,10 @@
 """Stage `scans`: each kept content is looked at once, by the scanner, and what was found is kept beside its hash."""
 
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import structlog
@@ -15,12 +14,20 @@ from hermes.analysis import keys
 from hermes.analysis.looking import Facts, understood
 from hermes.analysis.scanner import Scanner
 from hermes.analysis.stage import Gone, Note
+from hermes.errors import HermesError
 from hermes.store import StoredEvent
 
 log = structlog.get_logger(__name__)
 
 OnScanned = Callable[[sqlite3.Connection, str], None]
 """Told the hash of a content that was looked at, in the transaction that says what was found."""
+Content = Callable[[str, Sequence[tuple[str, int]]], BinaryIO]
+"""Opens a content by its SHA-256, given the channels whose input it was: sessions' ids and their numbers. May raise HermesError
+or OSError, where it is not kept any more."""
+MAX_TRIES = 2
+"""Looks that an analyst may die of before the content is given up; it may have been killed for another reason."""
+MAX_INPUTS = 20
+"""Channels of whose input a content is looked for."""
 DIED = "the analyst died while it was looked at"
 
 
@@ -28,12 +35,13 @@ class Scans:
     """What is waited for are rows too: nothing is looked at twice because of a restart, and nothing is forgotten."""
 
     name = "scans"
-    version = 1
+    version = 2
     schema = """
     CREATE TABLE IF NOT EXISTS scans (
         sha256      TEXT PRIMARY KEY,
         size        INTEGER NOT NULL,
         state       TEXT NOT NULL,
+        tries       INTEGER NOT NULL DEFAULT 0,
         rules       TEXT NOT NULL DEFAULT '',
         mime        TEXT NOT NULL DEFAULT '',
         description TEXT NOT NULL DEFAULT '',
@@ -66,6 +74,7 @@ class Scans:
         event_id      INTEGER NOT NULL,
         path          TEXT NOT NULL,
         source        TEXT NOT NULL,
+        channel       INTEGER,
         PRIMARY KEY (sha256, session_id)
     ) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS scans_seen_session ON scans_seen (session_id);
@@ -73,11 +82,11 @@ class Scans:
     """
 
     def __init__(
-        self, scanner: Scanner, locate: Callable[[str], Path], *, rules: str, on_scanned: Sequence[OnScanned] = ()
+        self, scanner: Scanner, content: Content, *, rules: str, on_scanned: Sequence[OnScanned] = ()
     ) -> None:  # fmt: skip
-        """`locate`: where a content is kept, by its SHA-256; `rules`: fingerprint of the YARA rules that the scanner has."""
+        """`rules`: fingerprint of the YARA rules that the scanner has."""
         self._scanner = scanner
-        self._locate = locate
+        self._content = content
         self._rules = rules
         self._begun = False
         self._on_scanned = tuple(on_scanned)
@@ -91,8 +100,8 @@ class Scans:
                 "INSERT OR IGNORE INTO scans (sha256, size, state) VALUES (?, ?, 'waiting')", (fact.sha256, fact.size)
             )  # fmt: skip
             db.execute(
-                "INSERT OR IGNORE INTO scans_seen VALUES (?, ?, ?, ?, ?, ?)",
-                (fact.sha256, event.session_id or "", event.connection_id or "", event.id, fact.path, fact.source),
+                "INSERT OR IGNORE INTO scans_seen VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (fact.sha256, event.session_id or "", event.connection_id or "", event.id, fact.path, fact.source, fact.channel),
             )
 
     def forget(self, db: sqlite3.Connection, gone: Gone) -> None:
@@ -108,33 +117,39 @@ class Scans:
                     db.execute(f"DELETE FROM {table} WHERE sha256 = ?", (sha256,))
 
     def work(self, db: sqlite3.Connection) -> Note | None:
-        """Look at one content; before, note that it is being looked at: one of which the analyst dies is not tried again."""
+        """Look at one content; before, note that it is being looked at: one of which the analyst dies is tried twice, no more."""
         if not self._begun:
             self._begun = True
             return self._begin
         if (begun := _first(db, "looking")) is not None:
-            return partial(self._write, sha256=begun, found=self._look(begun))
+            return partial(self._write, sha256=begun, found=self._look(db, begun))
         if (next_one := _first(db, "waiting")) is not None:
-            return partial(_set, statement="UPDATE scans SET state = 'looking' WHERE sha256 = ?", values=(next_one,))
+            return partial(
+                _set, statement="UPDATE scans SET state = 'looking', tries = tries + 1 WHERE sha256 = ?", values=(next_one,)
+            )
         return None
 
     def _begin(self, db: sqlite3.Connection) -> None:
         """Give up what an analyst before died of, and have everything looked at again that was looked at with other rules."""
-        _set(db, "UPDATE scans SET state = 'failed', failure = ?, rules = ? WHERE state = 'looking'", (DIED, self._rules))
-        _set(db, "UPDATE scans SET state = 'waiting' WHERE state IN ('done', 'failed') AND rules <> ?", (self._rules,))
+        given_up = "UPDATE scans SET state = 'failed', failure = ?, rules = ? WHERE state = 'looking' AND tries >= ?"
+        _set(db, given_up, (DIED, self._rules, MAX_TRIES))
+        _set(db, "UPDATE scans SET state = 'waiting' WHERE state = 'looking'", ())
+        _set(db, "UPDATE scans SET state = 'waiting', tries = 0 WHERE state IN ('done', 'failed') AND rules <> ?", (self._rules,))
 
-    def _look(self, sha256: str) -> tuple[Facts | None, str | None]:
+    def _look(self, db: sqlite3.Connection, sha256: str) -> tuple[Facts | None, str | None]:
         """What was found, or why nothing was. Raises MachineError when the scanner died."""
+        inputs = db.execute(
+            "SELECT session_id, channel FROM scans_seen WHERE sha256 = ? AND source = 'input' AND channel NOT NULL LIMIT ?",
+            (sha256, MAX_INPUTS),
+        ).fetchall()
         try:
-            fd = os.open(self._locate(sha256), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return None, "it is not kept any more"
+            content = self._content(sha256, inputs)
+        except HermesError as error:
+            return None, str(error)
         except OSError as error:
             return None, f"it cannot be read: {error.strerror}"
-        try:
-            return understood(self._scanner.look(fd))
-        finally:
-            os.close(fd)
+        with content:
+            return understood(self._scanner.look(content.fileno()))
 
     def _write(self, db: sqlite3.Connection, sha256: str, found: tuple[Facts | None, str | None]) -> None:
         """Write what was found, and tell those that build on it."""
@@ -175,5 +190,5 @@ def _first(db: sqlite3.Connection, state: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def _set(db: sqlite3.Connection, statement: str, values: Sequence[str]) -> None:
+def _set(db: sqlite3.Connection, statement: str, values: Sequence[str | int]) -> None:
     db.execute(statement, values)

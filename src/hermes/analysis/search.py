@@ -19,6 +19,8 @@ from hermes.errors import AnalysisError
 
 FEW = 2000
 """Connections, or texts, up to which a walk begins with them."""
+MAX_PATTERN = 50_000
+"""Bytes of a pattern from which SQLite takes none; a longer piece of text is found in its own case only."""
 SNIPPET_TOKENS = 40
 SNIPPET_CHARACTERS = 400
 _SHOWN = 64 * 1024
@@ -94,16 +96,17 @@ class _Search:
 
     def _texts(self) -> int | None:
         """Make a table of the texts that match; return how many there are, None where all do."""
-        query = self._query
+        query, wanted = self._query, self._query.text.replace("\0", " ")
         wheres: list[str] = []
         values: list[Any] = []
-        source = "documents_texts"
         if query.syntax == "substring" and query.text:
-            wheres.append("text LIKE ? ESCAPE '\\'")
-            values.append(like(query.text))
+            pattern = like(wanted)
+            short = len(pattern.encode()) < MAX_PATTERN
+            wheres.append("text LIKE ? ESCAPE '\\'" if short else "instr(text, ?)")
+            values.append(pattern if short else wanted)
         elif query.text:
-            found = terms(query.text) if query.syntax == "words" else None
-            self._match = found.match if found is not None else query.text
+            found = terms(wanted) if query.syntax == "words" else None
+            self._match = found.match if found is not None else wanted
             if self._match:
                 wheres.append("id IN (SELECT rowid FROM documents_words WHERE documents_words MATCH ?)")
                 values.append(self._match)
@@ -112,7 +115,7 @@ class _Search:
                 values.append(literal)
         if not wheres:
             return None
-        self._table("found_texts", f"SELECT id FROM {source} WHERE {' AND '.join(wheres)}", values)
+        self._table("found_texts", f"SELECT id FROM documents_texts WHERE {' AND '.join(wheres)}", values)
         self._also("text IN (SELECT id FROM temp.found_texts)")
         return self._count("found_texts")
 

@@ -5,6 +5,7 @@ import binascii
 import hashlib
 import ipaddress
 import re
+import unicodedata  # noqa: F401  urlsplit imports it when it first meets such a host, when it may be out of our reach
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TypeVar

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from hermes.analysis.stage import Gone
-from hermes.analysis.visits import keys, micros
+from hermes.analysis.visits import keys, leaving, micros, visit_of
 from hermes.store import StoredEvent
 
 MAX_TEXT = 1024
@@ -35,10 +35,9 @@ class Stats:
 
     def take(self, db: sqlite3.Connection, events: Sequence[StoredEvent]) -> None:
         events = [it for it in events if it.event in ("auth.attempt", "artifact.stored")]
-        visits = keys(db, events)
+        known = keys(db, events)
         for event in events:
-            body, time = event.body, micros(event.time)
-            visit = visits.get(event.connection_id) or visits.get(event.session_id)
+            body, time, visit = event.body, micros(event.time), visit_of(known, event)
             if event.event == "artifact.stored":
                 file = (event.id, time, visit, body["sha256"], body.get("size"), _text(body.get("path")))
                 db.execute("INSERT OR REPLACE INTO stats_files VALUES (?, ?, ?, ?, ?, ?)", file)
@@ -47,15 +46,13 @@ class Stats:
                 db.execute("INSERT OR REPLACE INTO stats_attempts VALUES (?, ?, ?, ?, ?)", attempt)
 
     def forget(self, db: sqlite3.Connection, gone: Gone) -> None:
-        for column, names in (("connection_id", gone.connections), ("session_id", gone.sessions)):
-            for name in names:
-                for visit in db.execute(f"SELECT id FROM visits WHERE {column} = ?", (name,)).fetchall():
-                    db.execute("DELETE FROM stats_files WHERE visit = ?", visit)
-                    pairs = db.execute("SELECT DISTINCT pair FROM stats_attempts WHERE visit = ?", visit).fetchall()
-                    db.execute("DELETE FROM stats_attempts WHERE visit = ?", visit)
-                    for pair in pairs:
-                        if db.execute("SELECT 1 FROM stats_attempts WHERE pair = ?", pair).fetchone() is None:
-                            db.execute("DELETE FROM stats_pairs WHERE id = ?", pair)
+        for visit in leaving(db, gone):
+            db.execute("DELETE FROM stats_files WHERE visit = ?", (visit,))
+            pairs = db.execute("SELECT DISTINCT pair FROM stats_attempts WHERE visit = ?", (visit,)).fetchall()
+            db.execute("DELETE FROM stats_attempts WHERE visit = ?", (visit,))
+            for pair in pairs:
+                if db.execute("SELECT 1 FROM stats_attempts WHERE pair = ?", pair).fetchone() is None:
+                    db.execute("DELETE FROM stats_pairs WHERE id = ?", pair)
 
 
 def _pair(body: dict[str, object]) -> tuple[str, str | None, str | None] | None:

@@ -17,6 +17,9 @@ STEP = 250
 """Connections looked at in one step: a few milliseconds."""
 INTERVAL = 60.0
 """Seconds between two passes over all connections, at least."""
+SHARE = 20
+"""A pass begins no sooner than after so many times as long as the one before took: with ever so many connections it is a
+twentieth of the analyst's time."""
 PAGES = 500
 SPARE = 16 * 2**20
 """Bytes that the file keeps of what it could give back, to be used again."""
@@ -32,7 +35,8 @@ class Sweep:
         self._asked = True
         """The journal may have lost something since the last pass began."""
         self._cursor: int | None = None
-        self._began = -INTERVAL
+        self._ready = 0.0
+        self._spent = 0.0
         self._told = False
 
     def ask(self) -> None:
@@ -44,10 +48,13 @@ class Sweep:
         size = self._index.size
         if size.used > self._max_bytes:
             return self._make_room()
-        if self._cursor is None and self._asked and time.monotonic() - self._began >= INTERVAL:
-            self._cursor, self._asked, self._began = 0, False, time.monotonic()
+        if self._cursor is None and self._asked and time.monotonic() >= self._ready:
+            self._cursor, self._asked, self._spent = 0, False, 0.0
         if self._cursor is not None:
+            start = time.monotonic()
             self._look()
+            self._spent += time.monotonic() - start
+            self._ready = time.monotonic() + max(INTERVAL, SHARE * self._spent)
             return True
         if size.free > SPARE:
             self._index.shrink(PAGES)

@@ -59,6 +59,22 @@ def keys(db: sqlite3.Connection, events: Sequence[StoredEvent]) -> dict[str | No
     return found
 
 
+def visit_of(known: dict[str | None, int], event: StoredEvent) -> int | None:
+    """The event's `visits.id` among those that `keys` found."""
+    visit = known.get(event.connection_id) if event.connection_id is not None else None
+    return known.get(event.session_id) if visit is None and event.session_id is not None else visit
+
+
+def leaving(db: sqlite3.Connection, gone: Gone) -> list[int]:
+    """The `visits.id` of all that is gone; to be asked before `visits` itself forgets it."""
+    return [
+        visit
+        for column, names in (("connection_id", gone.connections), ("session_id", gone.sessions))
+        for name in names
+        for (visit,) in db.execute(f"SELECT id FROM visits WHERE {column} = ?", (name,)).fetchall()
+    ]
+
+
 class Visits:
     """The stage."""
 
@@ -94,9 +110,7 @@ class Visits:
             if event.connection_id is None and event.session_id is None:
                 db.execute("INSERT OR IGNORE INTO visits_strays VALUES (?)", (event.id,))
                 continue
-            identity = known.get(event.connection_id) if event.connection_id is not None else None
-            if identity is None and event.session_id is not None:
-                identity = known.get(event.session_id)
+            identity = visit_of(known, event)
             if identity is None:
                 identity = event.id
             row = changes.setdefault(identity, {"time": micros(event.time)})

@@ -9,7 +9,7 @@ MAX_CHARACTERS = 256 * 1024
 _UNSAID = frozenset(
     {
         "event", "connection_id", "session_id", "container_id", "recording", "method", "rule", "kind", "cause", "direction",
-        "call", "family", "protocol", "source", "change", "compression", "languages", "engine", "image", "local_ip",
+        "call", "family", "protocol", "source", "change", "compression", "languages", "engine", "image", "local_ip", "ids",
     }
 )  # fmt: skip
 """Fields whose words are Hermes' own, or are filters: `password` should find passwords, not every try of one."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
+import time
 from collections.abc import Sequence
 
 import structlog
@@ -16,7 +18,8 @@ from hermes.analysis.visits import Visits, micros
 from hermes.config import Settings
 from hermes.container import Report
 from hermes.errors import AnalysisError, JournalError
-from hermes.store import StoredEvent
+from hermes.store import StoredEvent, cursors
+from hermes.store.cursors import Cursor
 from hermes.store.follow import Follower, Position
 
 log = structlog.get_logger(__name__)
@@ -25,6 +28,8 @@ BATCH_EVENTS = 1000
 """Events of one transaction, at most."""
 POLL_SECONDS = 0.2
 """Between two looks for new events."""
+TELL_SECONDS = 1.0
+"""Between two times that it tells others how far it is."""
 RETRY_SECONDS = 2.0
 """After which what failed is tried again."""
 
@@ -47,6 +52,7 @@ class Analyst:
         self._trouble = ""
         self._broken = ""
         self._checked = False
+        self._told = (0.0, Position())
 
     def open(self) -> None:
         """Open the index. Raises AnalysisError where that cannot be."""
@@ -93,12 +99,21 @@ class Analyst:
             self._waiting = []
             if any(it.event == "evidence.removed" and it.body.get("what") == "journal" for it in events):
                 self._sweep.ask()
+        self._tell()
         more = self._sweep.step()
         for worker in self._workers:
             if (note := worker.work(self.index.db)) is not None:
                 self.index.write(note)
                 more = True
         return 0.0 if events or more else POLL_SECONDS
+
+    def _tell(self) -> None:
+        """Write down, for the metrics, how far the index is."""
+        when, what = self._told
+        if self.index.position != what and time.monotonic() - when >= TELL_SECONDS:
+            self._told = (time.monotonic(), self.index.position)
+            with contextlib.suppress(OSError):  # the index itself knows
+                cursors.save(self._settings.index_dir, "analyst", Cursor(journal=self.index.journal, id=self.index.position.id))
 
     def _contradiction(self) -> str:
         """Why the index is not of the journal that is there: after a power cut, that may lack what the index has of it."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import structlog
 
 from hermes import artifacts, events
-from hermes.broker.artifacts import EMPTY, Budgets
+from hermes.broker.artifacts import EMPTY, GONE, Budgets
 from hermes.broker.facts import fact
 from hermes.config.artifacts import ArtifactsConfig
 from hermes.container.messages import BrokerEvent
@@ -31,7 +31,6 @@ BATCH = 1000
 """Artifacts removed between two looks."""
 SPARE = 0.95
 """Where `max_bytes` is exceeded, so much of it is left: it will be a while until it is again."""
-GONE = ".gone-"
 
 
 def budgets(config: ArtifactsConfig, directory: Path, group: int) -> Budgets:
@@ -101,12 +100,13 @@ class ArtifactKeeper:
             for one, reason in going:
                 while not self._room():  # noqa: ASYNC110 - nobody tells when there is
                     await asyncio.sleep(0.1)
-                if await asyncio.to_thread(self._remove, one):
+                if (aside := await asyncio.to_thread(self._take, one)) is not None:
                     removed += 1
                     event = events.EvidenceRemoved(
                         what="artifact", path=one.sha256, reason=f"artifacts.{reason}", bytes=one.bytes
                     )
                     self._emit(fact(event))
+                    await asyncio.to_thread(aside.unlink)
             await asyncio.to_thread(self._look)
             if not removed:
                 return
@@ -175,17 +175,19 @@ class ArtifactKeeper:
                 self._shelves[path] = shelf._replace(oldest=seen)
         return going
 
-    def _remove(self, one: Kept) -> bool:
-        """Remove an artifact, unless it was seen again since it was chosen; return whether it is gone."""
+    def _take(self, one: Kept) -> Path | None:
+        """Put an artifact aside, unless it was seen again since it was chosen; return where it is then.
+
+        Should this process die before that is stated and removed, the next start puts it back.
+        """
         place = artifacts.path(self._directory, one.sha256)
         aside = self._directory / artifacts.INCOMING / f"{GONE}{one.sha256}"
         try:
             place.rename(aside)
             if one.seen and aside.stat().st_mtime > one.seen:
                 aside.rename(place)
-                return False
-            aside.unlink()
+                return None
         except OSError as error:
             log.error("an artifact cannot be removed", sha256=one.sha256, reason=error.strerror)
-            return False
-        return True
+            return None
+        return aside

@@ -21,6 +21,8 @@ from hermes import artifacts
 
 SLICE = 256 * 1024
 """Bytes copied at once: about a millisecond."""
+GONE = ".gone-"
+"""What the name of an artifact begins with that is being removed, among those that are being written."""
 EMPTY = hashlib.sha256(b"").hexdigest()
 _TRIES = 3
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -67,7 +69,7 @@ class Skipped(Exception):
 
 
 def prepare(directory: str, group: int) -> None:
-    """Make the directory, and remove what an earlier run left unfinished. Raises OSError."""
+    """Make the directory, and undo what an earlier run left unfinished: what it was writing, and removals. Raises OSError."""
     for path in (directory, f"{directory}/{artifacts.INCOMING}"):
         with suppress(FileExistsError):
             Path(path).mkdir(0o750)
@@ -79,7 +81,12 @@ def prepare(directory: str, group: int) -> None:
             os.close(fd)
     with os.scandir(f"{directory}/{artifacts.INCOMING}") as entries:
         for entry in entries:
-            Path(entry.path).unlink()
+            sha256 = entry.name.removeprefix(GONE)
+            place = artifacts.path(Path(directory), sha256) if artifacts.is_sha256(sha256) else None
+            if place is not None and place.parent.is_dir():
+                Path(entry.path).rename(place)
+            else:
+                Path(entry.path).unlink()
 
 
 class Store:
@@ -107,9 +114,12 @@ class Store:
         os.close(self._incoming)
         os.close(self._top)
 
-    def copying(self, fd: int) -> "Copying":
-        """Begin to keep what is in the open file, which must be a regular one and stays the caller's."""
-        return Copying(self, fd)
+    def copying(self, fd: int, *, executed: bool = False) -> "Copying":
+        """Begin to keep what is in the open file, which must be a regular one and stays the caller's.
+
+        A quarter of what the session may add is set aside for what is `executed`.
+        """
+        return Copying(self, fd, executed)
 
     def admit(self, size: int) -> None:
         """Raise Skipped for a file of that size."""
@@ -126,9 +136,10 @@ class Store:
             return None
         return there.st_mtime if there.st_size == size else None
 
-    def begin(self, size: int) -> "tuple[int, str]":
+    def begin(self, size: int, executed: bool) -> "tuple[int, str]":
         """Return a new file to write that many bytes to, and its name. Raises Skipped, OSError."""
-        if self.added + size > self.budgets.session_bytes:
+        most = self.budgets.session_bytes
+        if self.added + size > (most if executed else most - most // 4):
             self._limit("session_bytes", self.budgets.session_bytes)
             raise Skipped(SESSION_FULL)
         there = os.fstatvfs(self._top)
@@ -169,8 +180,9 @@ class Store:
 class Copying:
     """One file on its way into the store. Call `step` until it returns something."""
 
-    def __init__(self, store: Store, fd: int) -> None:
+    def __init__(self, store: Store, fd: int, executed: bool) -> None:
         self._store = store
+        self._executed = executed
         self._fd = fd
         self._out: tuple[int, str] | None = None
         self._tries = 0
@@ -215,7 +227,7 @@ class Copying:
 
     def _write(self, data: bytes) -> None:
         if self._out is None:
-            self._out = self._store.begin(self._version[0])
+            self._out = self._store.begin(self._version[0], self._executed)
         at = self._done - len(data)
         if data.count(0) == len(data):
             return  # a hole, or as good as one
@@ -236,7 +248,7 @@ class Copying:
             self.abandon()
         else:
             if self._out is None:
-                self._out = self._store.begin(size)
+                self._out = self._store.begin(size, self._executed)
                 os.pwrite(self._out[0], last, 0)
             out, name = self._out
             os.ftruncate(out, size)

@@ -146,7 +146,8 @@ class _Compared:
         self._deadline = time.monotonic() + store.budgets.end_seconds
         self._stack = ExitStack()
         self._changes = self._open(directory / "changes")
-        self._layers = [self._open(layer) for layer in origin.layers]
+        # (A container's own first layer goes with it; what it holds shows in no difference.)
+        self._layers = [self._open(layer) for layer in origin.layers if layer.is_dir()]
         self._line = 0
         self._new: set[bytes] = set()  # directories of which nothing is the image's
         self._contents: dict[int, Content | str] = {}
@@ -177,10 +178,11 @@ class _Compared:
         kept, skipped = (content, entry.left_out) if isinstance(content, Content) else (None, content or entry.left_out)
         mode = int(entry.mode, 8) if entry.mode else 0
         deleted = entry.kind == "deleted"
+        size = kept.size if kept is not None else 0 if deleted else entry.size
         yield events.FileChanged(
             container_id=self._container, change=change, kind=_KINDS.get(entry.kind, ""), path=f"/{entry.path}",
             mode=0 if deleted else mode, uid=0 if deleted else entry.uid, gid=0 if deleted else entry.gid,
-            size=0 if deleted else entry.size, sha256=kept and kept.sha256, target=entry.target, skipped=skipped,
+            size=size, sha256=kept and kept.sha256, target=entry.target, skipped=skipped,
         )  # fmt: skip
         if kept is not None and kept.sha256 not in self._stored and (kept.seen is None or kept.seen < self._since):
             self._stored.add(kept.sha256)

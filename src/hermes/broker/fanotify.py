@@ -129,3 +129,20 @@ def devices(init: int) -> Iterator[str]:
 def _unescaped(point: bytes) -> bytes:
     """A mount point without mountinfo's octal escapes."""
     return point.decode("unicode_escape").encode("latin-1")
+
+
+def path_of(fd: int) -> bytes:
+    """The path of an open file, as those see it who share its mounts. OSError if it is too long."""
+    return os.readlink(b"/proc/self/fd/%d" % fd)  # noqa: PTH115
+
+
+def pid_inside(host_pid: int) -> int | None:
+    """A process's number in its own pid namespace; None when it has ended."""
+    try:
+        with open(f"/proc/{host_pid}/status", "rb") as file:  # noqa: PTH123
+            for line in file:
+                if line.startswith(b"NSpid:"):
+                    return int(line.split()[-1])
+    except (OSError, ValueError):
+        pass
+    return None

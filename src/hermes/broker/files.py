@@ -83,7 +83,7 @@ class Files:
         self._container = container_id
         self._budgets = budgets
         self._emit = emit
-        self._box_pid = box_pid or pid_inside
+        self._box_pid = box_pid or fanotify.pid_inside
         self._began = time.time_ns()
         self._init = init
         self._queue: deque[Key] = deque()
@@ -92,7 +92,7 @@ class Files:
         self._versions: OrderedDict[Key, _Version] = OrderedDict()
         self._stored: set[str] = set()
         self._current: tuple[_Seen, os.stat_result, Copying] | None = None
-        self._entries = 0
+        self._entries = [0, 0]  # stated of files written, and of files executed
         self._uncounted = 0
         self._limits: set[str] = set()
         self._flooded = False
@@ -101,8 +101,14 @@ class Files:
         self._timer = linux.timer()
         self._group = fanotify.start()
         self._places = fanotify.places(init)
+        self._roots: dict[int, int] = {}
+        """An fd of the root directory of each file system that is the box's own, by its device number."""
         for place in self._places:
             fanotify.mark(self._group, place, fanotify.WRITTEN | fanotify.EXECUTED)
+            if place.whole:
+                root = os.open(place.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                self._roots[os.fstat(root).st_dev] = root
+        self._prefixes = {device: fanotify.path_of(root) for device, root in self._roots.items()}
         for device in fanotify.devices(init):
             with suppress(OSError):
                 fanotify.ignore(self._group, device)
@@ -166,7 +172,7 @@ class Files:
             if self._uncounted:
                 self._state_limit("session_entries", self._budgets.session_entries, self._uncounted - 1)
         finally:
-            for fd in (self._group, self._timer):
+            for fd in (self._group, self._timer, *self._roots.values()):
                 os.close(fd)
             self._store.close()
 
@@ -209,7 +215,9 @@ class Files:
             version = self._versions.get((status.st_dev, status.st_ino))
             if version is not None and version.executed and (version.ctime, version.size) == (status.st_ctime_ns, status.st_size):
                 return False  # stated already; each execution is a `process.started`
-        if self._entries + len(self._seen) >= self._budgets.session_entries:
+        # What is executed has a share of its own: a storm of writes must not hide it.
+        executed = bool(event.mask & fanotify.EXECUTED)
+        if self._entries[executed] + len(self._seen) >= self._budgets.session_entries:
             if not self._uncounted:
                 self._state_limit("session_entries", self._budgets.session_entries)
             self._uncounted += 1
@@ -284,10 +292,11 @@ class Files:
                 return  # it was queued twice
             status = os.fstat(seen.fd)
             version = self._versions.get(seen.key)
-            if version is not None and (version.ctime, version.size) == (status.st_ctime_ns, status.st_size):
+            same = version is not None and (version.ctime, version.size) == (status.st_ctime_ns, status.st_size)
+            if version is not None and same and (version.content is not None or not seen.executed):
                 self._finish(seen, status, version.content or version.skipped or "")
                 return
-            self._current = (seen, status, self._store.copying(seen.fd))
+            self._current = (seen, status, self._store.copying(seen.fd, executed=seen.executed))
         seen, status, copying = self._current
         outcome = copying.step()
         if outcome is not None:
@@ -313,7 +322,7 @@ class Files:
         size = content.size if content is not None else status.st_size
         sha256 = content.sha256 if content is not None else None
         if seen.written:
-            self._entries += 1
+            self._entries[False] += 1
             self._emit(
                 events.FileWritten(
                     container_id=self._container, pid=seen.pid, path=path, size=size, mode=stat.S_IMODE(status.st_mode),
@@ -321,7 +330,7 @@ class Files:
                 ), seen.time,
             )  # fmt: skip
         if seen.executed:
-            self._entries += 1
+            self._entries[True] += 1
             self._emit(
                 events.FileExecuted(
                     container_id=self._container, pid=seen.pid, path=path, size=size, sha256=sha256, deleted=deleted,
@@ -352,13 +361,22 @@ class Files:
     def _name(self, fd: int, status: os.stat_result) -> tuple[str, bool]:
         """The path of an open file in its box, as text, and whether it has that name no more."""
         try:
-            path = os.readlink(b"/proc/self/fd/%d" % fd)  # noqa: PTH115
+            path = self._path(fd, status.st_dev)
         except OSError:  # longer than the kernel can say
             return "?", status.st_nlink == 0
         deleted = status.st_nlink == 0
         if path.endswith(_DELETED) and (deleted or not self._is(path, status)):
             path, deleted = path[: -len(_DELETED)], True
         return events.from_bytes(path[:MAX_PATH]), deleted
+
+    def _path(self, fd: int, device: int) -> bytes:
+        """The path of an open file; also once its mount went with the box, of which the kernel then tells only the rest."""
+        root = self._roots.get(device)
+        while root is not None:
+            before, path, after = fanotify.path_of(root), fanotify.path_of(fd), fanotify.path_of(root)
+            if before == after:
+                return path if before == self._prefixes[device] else self._prefixes[device] + path
+        return fanotify.path_of(fd)
 
     def _is(self, path: bytes, status: os.stat_result) -> bool:
         """Whether that path in the box is the file."""
@@ -390,15 +408,3 @@ _MEANING = {
     "min_free": "nothing more is kept until there is room",
     "backlog": "files were written faster than looked at; for a while writes were not looked at",
 }
-
-
-def pid_inside(host_pid: int) -> int | None:
-    """A process's number in its own pid namespace; None when it has ended."""
-    try:
-        with open(f"/proc/{host_pid}/status", "rb") as file:  # noqa: PTH123
-            for line in file:
-                if line.startswith(b"NSpid:"):
-                    return int(line.split()[-1])
-    except (OSError, ValueError):
-        pass
-    return None

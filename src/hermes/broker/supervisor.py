@@ -166,8 +166,11 @@ class Supervisor:
             logger.info("settings reloaded", changed=fresh.changed, wait_for_a_restart=fresh.ignored)
             for post in (self._broker, self._front):
                 _tell(post, Reload(changed=fresh.changed, ignored=fresh.ignored), self._settings_fd())
+            sections = {key.partition(".")[0] for key in fresh.changed}
+            if self._settings.analysis.yara_rules or self._settings.analysis.technique_rules:
+                sections.add("analysis")  # what is in those directories may have changed
             for extra in self._extras:
-                if any(key.partition(".")[0] in extra.sections for key in fresh.changed) and extra.is_ready:
+                if sections.intersection(extra.sections) and extra.is_ready:
                     self._renew(extra)
         self._manager.ready()
 

@@ -3,7 +3,7 @@
 import typer
 
 import hermes
-from hermes.cli import artifacts, campaigns, config, doctor, geo, image, outputs, sessions, stix, techniques
+from hermes.cli import artifacts, campaigns, config, doctor, geo, image, outputs, sessions, stix, techniques, verify_evidence
 from hermes.cli.search import search
 from hermes.cli.stats import stats
 from hermes.cli.up import up
@@ -30,6 +30,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(geo.app, name="geo")
 app.command()(doctor.doctor)
 app.command()(verify)
+app.command("verify-evidence")(verify_evidence.check)
 
 
 @app.command()

@@ -1,11 +1,8 @@
 """`hermes artifacts`: the files that attackers brought, made and ran, by their content."""
 
-import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -25,6 +22,7 @@ from hermes.cli.console import (
     reporting,
     visible,
 )
+from hermes.cli.new_file import new_file
 from hermes.cli.privileges import become_owner
 from hermes.config import Settings
 from hermes.evidence.artifacts import Input, copy, size
@@ -106,7 +104,7 @@ def export(
     settings = load_settings(config, overrides)
     if not password and not raw:
         fail("--password: it cannot be empty", USAGE)
-    with _new_file(output, lambda: Path(f"{sha256}{'' if raw else '.zip'}")) as (file, made):
+    with new_file(output or Path(f"{sha256}{'' if raw else '.zip'}")) as (file, made):
         with _journal(settings) as journal:
             one = _found(journal, sha256)
             inputs = [Input(it.session_id, it.channel) for it in sightings(journal, one.sha256) if it.session_id and it.channel]
@@ -124,25 +122,6 @@ def _zip(content: BinaryIO, file: BinaryIO, one: Artifact, password: str) -> Non
         archive.setpassword(password.encode())
         with archive.open(one.sha256, "w", force_zip64=True) as member:
             shutil.copyfileobj(content, member)
-
-
-@contextmanager
-def _new_file(output: Path | None, default: Any) -> Iterator[tuple[BinaryIO, Path]]:
-    """A new file, made before root's power is given up; nothing is left of it when what follows fails."""
-    place = output or default()
-    if str(place) == "-":
-        fail("-o -: an artifact does not go to a terminal or pipe; name a file", USAGE)
-    try:
-        fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        fail(f"cannot make {place}: {error.strerror}")
-    try:
-        with os.fdopen(fd, "w+b") as file:
-            yield file, place
-    except BaseException:
-        with suppress(OSError):
-            place.unlink()
-        raise
 
 
 def _journal(settings: Settings) -> JournalReader:

@@ -19,6 +19,7 @@ from hermes.cli.console import (
     reporting,
     visible,
 )
+from hermes.cli.export import export
 from hermes.cli.privileges import become_owner
 from hermes.cli.replay import replay
 from hermes.cli.story import Attempt, Channel, Story, tell
@@ -34,9 +35,10 @@ PIPED_WIDTH = 160
 SHOWN_LINES = 500
 """Lines of one list that `show` prints at most; `--json` gives all."""
 
-app = typer.Typer(no_args_is_help=True, help="List, show and replay what attackers did.")
+app = typer.Typer(no_args_is_help=True, help="List, show, replay and export what attackers did.")
 app.command()(replay)
 app.command()(timeline)
+app.command()(export)
 
 
 @app.command("list")

@@ -7,16 +7,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from hermes.cli.console import ConfigOption, JsonOption, SetOption, load_settings, reporting
 from hermes.cli.privileges import become_owner
 from hermes.cli.words import clock, short, size, span, when
 from hermes.evidence.sources import timeline as of_session
-from hermes.evidence.timeline import BYTES, Item, fields
+from hermes.evidence.timeline import BYTES, Item, json_line
 from hermes.store import JournalReader
-from hermes.store.lines import ascii_json
 
 PIPE_CLOSED = 141
 """Exit code when whatever read the output stopped reading."""
@@ -70,14 +68,9 @@ def timeline(
             items = filter(
                 wanted, of_session(db, settings.recordings_dir, found.session_id, found.connection_id, bursts=not pieces)
             )
-            for line in json_lines(items) if as_json else text_lines(items, full=full):
+            for line in (json_line(one).decode() for one in items) if as_json else text_lines(items, full=full):
                 sys.stdout.write(line)
             sys.stdout.flush()
-
-
-def json_lines(items: Iterable[Item]) -> Iterator[str]:
-    """Yield each item as a line of JSON, in ASCII."""
-    return (ascii_json(msgspec.json.encode(fields(item))).decode() + "\n" for item in items)
 
 
 def text_lines(items: Iterable[Item], *, full: bool = False) -> Iterator[str]:

@@ -16,7 +16,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 class ForwardsConfig(Section):
     """What a client may forward. Nothing is ever connected, and nothing listens: a connection through the server leads to a sink
-    in the front, which answers SMTP, HTTP, TLS and SSH for as long as it takes to get the next bytes (`docs/how-to/forwards.md`).
+    in the front, which answers mail, web, TLS and SSH clients for as long as it takes to get the next bytes (`docs/how-to/forwards.md`).
     """
 
     direct_tcpip: Answer = "accept"
@@ -39,6 +39,8 @@ class ForwardsConfig(Section):
     """Seconds that one of them stays open, whatever it does."""
     max_received: Bytes = Field(default=16 * 1024**2, ge=1024)
     """Bytes that one of them takes from the client; past it, it is closed."""
+    max_unread: Bytes = Field(default=256 * 1024, ge=1024)
+    """Bytes that one of them takes from a client that does not read what it is answered; past it, it is closed."""
     max_kept: Bytes = 64 * 1024
     """Bytes kept of each direction of one of them, its first; 0 keeps none."""
     max_kept_connection: Bytes = 4 * 1024**2

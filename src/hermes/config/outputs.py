@@ -225,7 +225,7 @@ class Honeytoken(AlertConfig):
     severity: Literal["low", "medium", "high", "critical"] = "critical"
     """How bad it is."""
     usernames: tuple[Text, ...] = ()
-    """User names; with `passwords`, both must be tried together."""
+    """User names, tried here or over a forward; with `passwords`, both must be tried together."""
     passwords: tuple[Text, ...] = ()
     """Passwords."""
     keys: tuple[Text, ...] = ()

@@ -73,9 +73,39 @@ def append(path: Path, manifests: Sequence[Manifest]) -> None:
             os.close(directory)
 
 
+def excess(path: Path, limit: int) -> list[Manifest]:
+    """Return the first and the last of the manifests that go from a chain longer than `limit` bytes, of which half as many stay;
+    none where it is not longer."""
+    over = path.stat().st_size - limit // 2 if path.exists() and path.stat().st_size > limit else 0
+    ends: list[Manifest] = []
+    for at, line in lines(path):
+        if at + len(line) >= over:
+            break
+        if (one := manifest.decode(line)) is not None:
+            ends = [*ends[:1], one]
+    return ends if len(ends) == 2 else []
+
+
+def cut(path: Path, through: int) -> None:
+    """Leave out the manifests up to that number; at any moment the chain is the old one or the new one. Raises OSError."""
+    new = path.with_name(f"{path.name}.new")
+    with open(new, "wb", opener=_private) as file:
+        kept = False
+        for _, line in lines(path):
+            kept = kept or ((one := manifest.decode(line)) is not None and one.sequence > through)
+            if kept:
+                file.write(line + b"\n")
+        _sync(file)
+    new.replace(path)
+
+
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
 
 
 def _no_link(path: str, flags: int) -> int:

@@ -37,7 +37,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
-    """A kept file that the session brought or made."""
+    """A kept file that the session brought or made. (The input of a command is in its recording.)"""
 
     sha256: str
     size: int

@@ -18,7 +18,7 @@ import structlog
 
 from hermes.config import Settings
 from hermes.errors import HermesError, JournalError
-from hermes.events import SessionSealed
+from hermes.events import EvidenceRemoved, SessionSealed
 from hermes.evidence import chain, manifest
 from hermes.evidence.chain import Head
 from hermes.evidence.manifest import Manifest
@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 GATHER_SECONDS = 0.5
 """How long sessions gather before they are sealed: some at once cost little more than one, most of it is the disk's."""
 BATCH = 64
+CHAIN_SHARE = 8
+"""The chain may take that part of what the journal may, besides it; then the older half of it goes."""
 RETRY_SECONDS = 5.0
 CLOSE_SECONDS = 30.0
 """How long it may take to seal what is left when the sensor stops. What is not done then is done at the next start."""
@@ -58,6 +60,7 @@ class Sealer:
         """`unsettled`: ids of sessions whose evidence is not complete yet, and will be: `settled` is called."""
         self._path = journal.path.with_name(chain.NAME)
         self._recordings = settings.recordings_dir if settings.recording.enabled else None
+        self._limit = settings.evidence.max_journal_bytes // CHAIN_SHARE
         self._journal = journal
         self._unsettled = unsettled
         self._head = Head()
@@ -121,6 +124,8 @@ class Sealer:
             async with asyncio.timeout(CLOSE_SECONDS):
                 while self._waiting and await self._seal_some():
                     pass
+                async with self._lock:  # what is under way comes to its end
+                    self._closed = True
         self._closed = True  # a thread may still be at it, and nobody can stop it: nothing is begun besides
 
     async def _seal_some(self) -> bool:
@@ -150,6 +155,20 @@ class Sealer:
         if not self._waiting:
             self._more.clear()
         self._state_all()
+        await self._hold()
+
+    async def _hold(self) -> None:
+        """Keep the chain within its limit. What goes is stated first, and a cut that a kill prevented is made later."""
+        ends = await asyncio.to_thread(chain.excess, self._path, self._limit)
+        if not ends:
+            return
+        first, last = (one.sequence for one in ends)
+        size = self._path.stat().st_size - self._limit // 2
+        self._journal.emit(
+            EvidenceRemoved(what="manifests", path=f"{first}-{last}", reason="evidence.max_journal_bytes", bytes=size)
+        )
+        await self._journal.wait_written()
+        await asyncio.to_thread(chain.cut, self._path, last)
 
     def _state_all(self) -> None:
         while self._unstated:

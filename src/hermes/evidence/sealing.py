@@ -19,7 +19,7 @@ from hermes.store import streams
 PIECE = 1024 * 1024
 _ARTIFACTS = (
     "SELECT DISTINCT body ->> '$.sha256', body ->> '$.size' FROM events WHERE session_id = ? AND event = 'artifact.stored'"
-    " AND id <= ? ORDER BY 1"
+    " AND body ->> '$.source' != 'input' AND id <= ? ORDER BY 1"
 )
 
 
@@ -86,7 +86,7 @@ def hash_file(path: Path, *, sync: bool = False) -> tuple[int, str | None]:
     """Return size and SHA-256 of a regular file; None for what cannot be read to its end."""
     size, found = 0, hashlib.sha256()
     try:
-        with open(path, "rb", buffering=0, opener=_no_link) as file:
+        with open(path, "rb", buffering=0, opener=no_link) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return 0, None
             if sync:
@@ -99,5 +99,6 @@ def hash_file(path: Path, *, sync: bool = False) -> tuple[int, str | None]:
     return size, found.hexdigest()
 
 
-def _no_link(path: str, flags: int) -> int:
+def no_link(path: str, flags: int) -> int:
+    """An opener that follows no link, and waits for no pipe."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -16,6 +16,7 @@ import msgspec
 from hermes.evidence.causes import Cause, Causes
 from hermes.recording import lossless
 from hermes.recording.lossless import Frame, Kind
+from hermes.store.lines import ascii_json
 
 BYTES = ("input", "output")
 """Kinds of items that are bytes of a channel."""
@@ -115,6 +116,11 @@ def fields(item: Item) -> dict[str, Any]:
     elif item.body:
         found["data"] = {name: value for name, value in item.body.items() if name != "event"}
     return found
+
+
+def json_line(item: Item) -> bytes:
+    """Return the item as a line of JSON, in printable ASCII."""
+    return ascii_json(msgspec.json.encode(fields(item))) + b"\n"
 
 
 # ---- one order

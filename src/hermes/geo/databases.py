@@ -4,6 +4,7 @@ import functools
 import ipaddress
 import itertools
 import os
+import stat
 import struct
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -49,9 +50,12 @@ class Database:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise GeoError(f"{path} is no regular file")
+            if status.st_size > MAX_DATABASE:
+                raise GeoError(f"{path} is larger than {MAX_DATABASE} bytes")
             with path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size > MAX_DATABASE:
-                    raise GeoError(f"{path} is larger than {MAX_DATABASE} bytes")
                 self._reader = maxminddb.open_database(file, maxminddb.MODE_FD)
             about = self._reader.metadata()
             built = int(about.build_epoch)

@@ -146,6 +146,10 @@ CATALOGUE: tuple[Metric, ...] = (
         lambda state: state.spools_waiting,
     ),
     Metric(
+        "hermes_index_lag_events", "gauge", "Events the index has yet to take in.",
+        read=lambda state: {} if state.index_lag is None else {(): float(state.index_lag)},
+    ),
+    Metric(
         "hermes_output_lag_events", "gauge", "Events an output has yet to look at.", {"output": OUTPUTS},
         read=lambda state: {(it.name,): float(it.lag) for it in state.outputs if it.lag is not None},
     ),

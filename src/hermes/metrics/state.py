@@ -54,6 +54,8 @@ class State:
     containers: Mapping[str, int] | None = None
     outputs: Sequence[Standing] = ()
     """How each output does."""
+    index_lag: int | None = None
+    """Events the index has yet to take in; None where there is no index, or that is not known."""
 
     @property
     def checks(self) -> dict[str, bool]:
@@ -71,10 +73,12 @@ class Watch:
         pool: WatchedPool,
         intake: WatchedIntake,
         outputs: Callable[[], Sequence[Standing]] = tuple,
+        index_lag: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """`outputs` tells how each output does; it may block for a moment."""
+        """`outputs` tells how each output does, `index_lag` how many events the index lacks; they may block for a moment."""
         self._front = front
         self._outputs = outputs
+        self._index_lag = index_lag
         self._journal = journal
         self._pool = pool
         self._intake = intake
@@ -99,6 +103,7 @@ class Watch:
             spools_waiting=self._intake.waiting,
             containers=self._containers,
             outputs=await asyncio.to_thread(self._outputs),
+            index_lag=await asyncio.to_thread(self._index_lag),
         )
 
     async def _ask_broker(self) -> Mapping[str, int] | None:

@@ -156,7 +156,7 @@ def _token(token: Honeytoken) -> Callable[[Record], str]:
     def why(record: Record) -> str:
         body = record.body
         match record.event:
-            case "auth.attempt":
+            case "auth.attempt" | "forward.login":
                 secrets = {*_texts([body.get(it) for it in ("password", "new_password", "responses")])}
                 user, secret = body.get("username") in token.usernames, not secrets.isdisjoint(token.passwords)
                 if (user or not token.usernames) and (secret or not token.passwords) and (user or secret):

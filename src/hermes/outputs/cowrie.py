@@ -14,18 +14,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from hermes.outputs import past
 from hermes.outputs.sink import TEST, Record, written
 from hermes.store import StoredEvent
 
-CONNECTIONS = 2000
+CONNECTIONS = 500
 """Connections of which it is remembered what went before."""
 STATEMENTS = 5000
 """Earlier events of one connection that are taken into account at most."""
 HASHED_BYTES = 64 * 2**20
 """A recording up to this size is hashed for `log.closed`."""
+WORD = 256
+"""Characters of a command's first word that are looked at."""
 ARCH = "linux-x64-lsb"
 """What Cowrie's default is called."""
 
@@ -43,6 +45,15 @@ Fields = dict[str, Any]
 Lines = Iterator[tuple[str, str, Fields]]
 
 
+class _Channel(NamedTuple):
+    """How a channel was started: no more than is needed, for an attacker may start a thousand with long commands."""
+
+    kind: str = ""
+    program: str = ""
+    """The first word of its command, without its directory."""
+    recording: str = ""
+
+
 @dataclass(slots=True)
 class _Connection:
     """What is known of one connection so far."""
@@ -52,12 +63,11 @@ class _Connection:
     upto: int = 0
     """Id of the last event that was taken into account."""
     closed: bool = False
-    channels: dict[int, Mapping[str, Any]] = field(default_factory=dict)
-    """How each channel was started."""
+    channels: dict[int, _Channel] = field(default_factory=dict)
     forwards: dict[int, tuple[str, int]] = field(default_factory=dict)
-    """Where each accepted direct-tcpip forward leads."""
-    kept: dict[str, bool] = field(default_factory=dict)
-    """Contents it brought, and whether they had been kept before."""
+    """Where each accepted forward leads."""
+    kept: set[str] = field(default_factory=set)
+    """Contents it brought before."""
 
     def learn(self, event: Record | StoredEvent) -> None:
         self.upto, body = event.id, event.body
@@ -71,13 +81,13 @@ class _Connection:
                 self.about = {"src_ip": body["source_ip"], "src_port": body["source_port"]}
             case "connection.closed":
                 self.closed = True
-            case "channel.started":
-                self.channels[body["channel"]] = body
-            case "forward.requested" if body.get("kind") == "direct-tcpip" and body.get("accepted"):
-                number = body.get("forward")
-                self.forwards[len(self.forwards) if number is None else number] = (body.get("host", ""), body.get("port", 0))
             case "artifact.stored":
-                self.kept[body["sha256"]] = bool(body.get("known"))
+                self.kept.add(body["sha256"])
+            case "channel.started":
+                first = next(iter((body.get("command") or "").split(maxsplit=1)), "")[:WORD]
+                self.channels[body["channel"]] = _Channel(body["kind"], PurePosixPath(first).name, body.get("recording") or "")
+            case "forward.requested" if body.get("forward") is not None:
+                self.forwards[body["forward"]] = (body["host"], body["port"])
 
 
 class Cowrie:
@@ -197,7 +207,7 @@ class Cowrie:
         yield "command.input", f"CMD: {body['line']}", {"input": body["line"]}
 
     def _channel_closed(self, connection: _Connection, body: Fields) -> Lines:
-        recording = connection.channels.get(body["channel"], {}).get("recording")
+        recording = connection.channels.get(body["channel"], _Channel()).recording
         if recording:
             log = self._recordings / recording
             size, digest = _measure(log)
@@ -212,27 +222,25 @@ class Cowrie:
         }  # fmt: skip
 
     def _written(self, connection: _Connection, body: Fields) -> Lines:
-        digest, path = body.get("sha256"), body["path"]
-        if not digest or not body["size"]:
-            return
-        kept = {"outfile": str(self._artifact(digest)), "shasum": digest}
-        duplicate = {"duplicate": connection.kept.get(digest, False)}
-        how = connection.channels.get(body.get("channel", -1), {})
-        words = (how.get("command") or "").split()
-        program = PurePosixPath(words[0]).name if words else ""
-        name = PurePosixPath(path).name
-        if how.get("kind") == "subsystem":
-            yield "session.file_upload", f'SFTP Uploaded file "{name}" to {kept["outfile"]}', {"filename": name, **kept}
-        elif program == "scp" and path:
-            about = {"filename": name, **kept, **duplicate, "url": path, "destfile": path}
-            yield "session.file_upload", f'SCP Uploaded file "{name}" to {kept["outfile"]}', about
-        elif path:
-            said = f"Saved redir contents with SHA-256 {digest} to {kept['outfile']}"
-            yield "session.file_download", said, {**kept, **duplicate, "destfile": path}
+        if body.get("sha256") in connection.kept:  # else `artifact.stored` follows, which knows whether it was kept before
+            yield from self._brought(connection, body, duplicate=True)
+
+    def _stored(self, connection: _Connection, body: Fields) -> Lines:
+        yield from self._brought(connection, body, duplicate=body["known"])
+
+    def _brought(self, connection: _Connection, body: Fields, *, duplicate: bool) -> Lines:
+        digest, path, name = body["sha256"], body["path"], PurePosixPath(body["path"]).name
+        how = connection.channels.get(body.get("channel", -1), _Channel())
+        place = str(self._artifact(digest) if path or not how.recording else self._recordings / how.recording)
+        kept = {"outfile": place, "shasum": digest}
+        if path and how.kind == "subsystem":
+            yield "session.file_upload", f'SFTP Uploaded file "{name}" to {place}', {"filename": name, **kept}
+        elif path and how.program == "scp":
+            about = {"filename": name, **kept, "duplicate": duplicate, "url": path, "destfile": path}
+            yield "session.file_upload", f'SCP Uploaded file "{name}" to {place}', about
         else:
-            yield "session.file_download", f"Saved stdin contents with SHA-256 {digest} to {kept['outfile']}", {
-                **kept, **duplicate, "destfile": "",
-            }  # fmt: skip
+            said = f"Saved {'redir' if path else 'stdin'} contents with SHA-256 {digest} to {place}"
+            yield "session.file_download", said, {**kept, "duplicate": duplicate, "destfile": path}
 
     def _process(self, connection: _Connection, body: Fields) -> Lines:
         for url in [] if body.get("error") else fetched(body["program"], body["argv"]):
@@ -274,6 +282,7 @@ _LINES: Mapping[str, Callable[[Cowrie, _Connection, Fields], Lines]] = {
     "channel.input": Cowrie._input,
     "channel.closed": Cowrie._channel_closed,
     "file.written": Cowrie._written,
+    "artifact.stored": Cowrie._stored,
     "process.started": Cowrie._process,
     "forward.requested": Cowrie._forward,
     "forward.data": Cowrie._forward_data,

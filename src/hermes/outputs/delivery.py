@@ -89,8 +89,11 @@ class Delivery:
                 if self._cursor.journal not in ("", follower.position.journal):
                     reason = f"another journal is in the place of {self._cursor.journal}"
                     log.error("what an output had not sent of the journal before is lost to it", output=self.name, reason=reason)
-                if gone := follower.missed - missed:
-                    missed = follower.missed
+                    self._cursor = msgspec.structs.replace(self._cursor, began=0)
+                gone, missed = follower.missed - missed, follower.missed
+                if stored[0].id <= self._cursor.began:
+                    gone = 0
+                if gone:
                     reason = f"{gone} events were removed from the journal before they were sent"
                     log.error("an output lost events: it fell behind what is kept", output=self.name, reason=reason)
                 await self._take(follower.position.journal, stored, gone)
@@ -102,12 +105,12 @@ class Delivery:
         found = cursors.load(self._directory, self.name)
         if found is not None:
             return found
-        position = Position()
-        if self._config.start == "now" and self._journal.exists():
-            follower = Follower(self._journal)
-            with contextlib.closing(follower):
-                position = follower.last()
-        fresh = Cursor(journal=position.journal, id=position.id)
+        last = Position()
+        if self._journal.exists():
+            with contextlib.closing(Follower(self._journal)) as follower:
+                last = follower.last()
+        begins = last if self._config.start == "now" else Position(last.journal)
+        fresh = Cursor(journal=begins.journal, id=begins.id, began=last.id)
         cursors.save(self._directory, self.name, fresh)
         return fresh
 

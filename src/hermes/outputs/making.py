@@ -2,11 +2,13 @@
 
 import ssl
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import certifi
 import structlog
 
+from hermes import artifacts
 from hermes.config import Settings
 from hermes.config.outputs import CowrieOutput, JsonLinesOutput, Output, PostgresOutput, SyslogOutput, WebhookOutput, is_secret
 from hermes.errors import ConfigError
@@ -65,7 +67,7 @@ def make(config: Output, settings: Settings, environ: Mapping[str, str], *, alon
         case CowrieOutput():
             cowrie = Cowrie(
                 sensor=settings.sensor.name, journal=settings.journal_path, recordings=settings.recordings_dir,
-                artifact=lambda sha256: settings.artifacts_dir / sha256[:2] / sha256[2:4] / sha256,
+                artifact=partial(artifacts.path, settings.artifacts_dir),
             )  # fmt: skip
             return FileSink(config.path, cowrie.lines, alone=alone)
         case WebhookOutput():

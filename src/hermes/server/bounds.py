@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncssh
 import structlog
-from asyncssh.channel import SSHChannel, SSHServerChannel
+from asyncssh.channel import SSHServerChannel
 from asyncssh.connection import SSHServerConnection
 from asyncssh.constants import MSG_IGNORE
 from asyncssh.packet import PacketDecodeError, SSHPacket, SSHPacketLogger
@@ -165,8 +165,8 @@ class _Inflater:
         return inflated
 
 
-class Uncrumbled(SSHChannel[bytes]):
-    """A channel that keeps crumbs together while nobody reads."""
+class BoundedChannel(SSHServerChannel[bytes]):
+    """A session channel that keeps crumbs together while nobody reads."""
 
     def _accept_data(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
         if self._recv_paused and self._recv_buf and self._send_state not in {"close_pending", "closed"}:
@@ -176,7 +176,3 @@ class Uncrumbled(SSHChannel[bytes]):
                 self._recv_buf[-1] = (last + data, kind)
                 return
         super()._accept_data(data, datatype)
-
-
-class BoundedChannel(Uncrumbled, SSHServerChannel[bytes]):
-    """A session channel with those bounds."""

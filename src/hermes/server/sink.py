@@ -10,7 +10,6 @@ from asyncssh.channel import SSHForwardChannel
 from hermes import events
 from hermes.events import from_bytes
 from hermes.server import persona
-from hermes.server.bounds import Uncrumbled
 from hermes.server.sinks.conversation import Conversation
 from hermes.server.sinks.turns import Credentials, Fact
 
@@ -42,7 +41,7 @@ class Opening(NamedTuple):
     session: "Sink"
 
 
-class SinkChannel(Uncrumbled, SSHForwardChannel[bytes]):
+class SinkChannel(SSHForwardChannel[bytes]):
     """The channel of a connection to elsewhere, with the window that sshd gives it."""
 
     def __init__(self, connection: "Connection", loop: asyncio.AbstractEventLoop) -> None:
@@ -77,6 +76,8 @@ class Sink(asyncssh.SSHTCPSession[bytes]):
         self._started = time.monotonic()
         self._over = False
         self._full = False
+        self._held: bytearray | None = None
+        """What came while the client does not read what it is answered; None: it reads."""
         loop = asyncio.get_running_loop()
         self._end_timer = loop.call_later(config.max_seconds, self._expire)
         self._flush_timer: asyncio.TimerHandle | None = None
@@ -90,14 +91,23 @@ class Sink(asyncssh.SSHTCPSession[bytes]):
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         self._visitor.touch(received=len(data))
         self._keep(self._in, data)
+        if self._in.size > self._config.max_received:
+            self._limit("forwards.max_received", self._config.max_received, "it was closed")
+            self._close()
+        elif self._held is None:
+            self._feed(data)
+        elif len(self._held) + len(data) <= self._config.max_unread:
+            self._held += data
+        else:
+            self._limit("forwards.max_unread", self._config.max_unread, "it was closed")
+            self._close()
+
+    def _feed(self, data: bytes) -> None:
         turn = self._conversation.feed(data)
         for fact in turn.facts:
             self._state(fact)
         self._answer(bytes(turn.answer))
         if turn.over:
-            self._close()
-        elif self._in.size >= self._config.max_received:
-            self._limit("forwards.max_received", self._config.max_received, "it was closed")
             self._close()
 
     def eof_received(self) -> bool:
@@ -105,12 +115,12 @@ class Sink(asyncssh.SSHTCPSession[bytes]):
         return False
 
     def pause_writing(self) -> None:
-        if self._channel is not None:
-            self._channel.pause_reading()
+        self._held = self._held or bytearray()
 
     def resume_writing(self) -> None:
-        if self._channel is not None:
-            self._channel.resume_reading()
+        held, self._held = self._held, None
+        if held and self._channel is not None and not self._channel.is_closing():
+            self._feed(bytes(held))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.finish()
@@ -141,7 +151,9 @@ class Sink(asyncssh.SSHTCPSession[bytes]):
 
     def _expire(self) -> None:
         self._limit("forwards.max_seconds", self._config.max_seconds, "it was closed")
-        self._close()
+        if self._channel is not None:
+            self._channel.abort()  # whatever the client still has to read, or to say
+        self.finish()
 
     # ---- evidence
 

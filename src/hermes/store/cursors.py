@@ -22,6 +22,8 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
 
     journal: str = ""
     id: int = 0
+    began: int = 0
+    """Id of the journal's last event when this output began: what was removed before that it did not miss."""
     delivered: int = 0
     """Events and alerts that were confirmed."""
     missed: int = 0

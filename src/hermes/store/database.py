@@ -25,6 +25,15 @@ FILE_MODE = 0o640
 """The journal holds passwords: its owner and its group read it, nobody else."""
 
 
+def file_identity(path: Path) -> tuple[int, int]:
+    """Return what tells the file at this place from any other; zeros where there is none."""
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return (0, 0)
+    return (there.st_dev, there.st_ino)
+
+
 def is_damage(error: sqlite3.Error) -> bool:
     """Tell whether the error says that the database itself is broken (not that it is busy, full, or read-only)."""
     code = getattr(error, "sqlite_errorcode", None)

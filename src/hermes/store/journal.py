@@ -301,7 +301,7 @@ class Journal:
             self._batch.insert(0, self._own(damaged))
         db = self._db
         assert db is not None
-        if _identity(self.path) != self._file:
+        if database.file_identity(self.path) != self._file:
             raise _ReplacedError("the journal's file was removed or replaced")
         with database.transaction(db):
             rows = self._insert(db, self._batch)
@@ -330,7 +330,7 @@ class Journal:
             return False
         db = self._db
         try:
-            if db is None or _identity(self.path) != self._file:
+            if db is None or database.file_identity(self.path) != self._file:
                 raise JournalError("the journal is not open")
             with database.transaction(db):
                 result, given = mark.work(db)
@@ -353,7 +353,7 @@ class Journal:
         )
         self._damage = None
         (last,) = db.execute("SELECT max(id) FROM events").fetchone()
-        self._db, self._file, self._next_id = db, _identity(self.path), (last or 0) + 1
+        self._db, self._file, self._next_id = db, database.file_identity(self.path), (last or 0) + 1
         self.first_id = self._next_id if end_lost else 1
         if self._lines is not None:
             self._lines.restart(self._next_id)
@@ -411,11 +411,3 @@ class Journal:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
             self._db = None
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    try:
-        there = path.stat()
-    except FileNotFoundError:
-        return (0, 0)
-    return (there.st_dev, there.st_ino)

@@ -2,7 +2,8 @@
 
 A connection goes as a whole, with its session if it had one: its events, its row in `sessions`, its commands. What is not over
 never goes. Whoever removes something states it in the same transaction, with the ids, so ids never begin anew and no gap is
-without a reason. What tells of removals goes by its age alone; then whoever removes it says again what it said.
+without a reason. What tells of removals goes by its age alone; then whoever removes it says again what it said. (That the chain
+of manifests was cut, which is rare, stays.)
 """
 
 import enum
@@ -17,7 +18,7 @@ PAGE = 4096
 
 _SESSION = "SELECT id, session_id, started, commands, bytes_in, bytes_out, ended IS NULL OR cause IS 'lost' FROM sessions"
 _REMOVAL = "evidence.removed"
-_SWEPT = "(event != 'evidence.removed' OR ?)"
+_SWEPT = "(event != 'evidence.removed' OR (? AND body ->> '$.what' != 'manifests'))"
 _CLOSED = ("connection.closed", "connection.refused")
 
 

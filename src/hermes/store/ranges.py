@@ -40,6 +40,26 @@ class Ranges:
     def __or__(self, other: "Ranges") -> "Ranges":
         return Ranges([*self, *other])
 
+    def __and__(self, other: "Ranges") -> "Ranges":
+        found = []
+        for first, last in self:
+            for place in range(max(0, bisect_right(other._firsts, first) - 1), bisect_right(other._firsts, last)):
+                low, high = max(first, other._firsts[place]), min(last, other._lasts[place])
+                if low <= high:
+                    found.append((low, high))
+        return Ranges(found)
+
+    def __sub__(self, other: "Ranges") -> "Ranges":
+        found = []
+        for first, last in self:
+            for low, high in Ranges([(first, last)]) & other:
+                if first < low:
+                    found.append((first, low - 1))
+                first = high + 1
+            if first <= last:
+                found.append((first, last))
+        return Ranges(found)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ranges) and list(self) == list(other)
 

@@ -1,9 +1,9 @@
 """The stage that has kept files looked at: once each, whatever becomes of the look."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 import msgspec
 import pytest
@@ -15,6 +15,7 @@ from hermes.analysis.scans import DIED, OnScanned, Scans
 from hermes.analysis.stage import Gone
 from hermes.broker import filters
 from hermes.errors import MachineError
+from hermes.evidence.artifacts import ArtifactUnavailable
 from tests.unit.analysis.world import World, artifact
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
@@ -51,13 +52,15 @@ class FakeScanner:
 def scans(scanner: object, directory: Path, *told: OnScanned, rules: str = "r1") -> Scans:
     """The stage, with contents that lie in the directory by their names."""
 
-    def locate(sha256: str) -> Path:
+    def content(sha256: str, inputs: Sequence[tuple[str, int]]) -> BinaryIO:
         path = directory / f"content-{sha256}"
-        if sha256 != "missing":
+        if sha256 == "input":
+            path.write_text(repr(inputs))
+        elif sha256 != "missing":
             path.write_text("miner" if sha256 == MINER else sha256)
-        return path
+        return path.open("rb")
 
-    return Scans(cast(Scanner, scanner), locate, rules=rules, on_scanned=told)
+    return Scans(cast(Scanner, scanner), content, rules=rules, on_scanned=told)
 
 
 def look(world: World, stage: Scans) -> int:
@@ -106,7 +109,7 @@ def test_a_look_that_fails_is_the_result_and_is_not_tried_again(world: World, st
     look(world, stage)
     assert scanner.looks.count(b"broken") == 1
     assert dict(world.rows("SELECT sha256, failure FROM scans")) == {
-        "broken": "the analysis was killed: SIGSEGV", "missing": "it is not kept any more", "fine": None,
+        "broken": "the analysis was killed: SIGSEGV", "missing": "it cannot be read: No such file or directory", "fine": None,
     }  # fmt: skip
 
 
@@ -116,10 +119,11 @@ def test_a_content_that_the_scanner_dies_of_is_given_up_by_the_next_analyst(
     world.session(more=[artifact("deadly")])
     with pytest.raises(MachineError):
         look(world, stage)
-    after = scans(scanner, tmp_path)
-    look(world, after)
+    with pytest.raises(MachineError):
+        look(world, scans(scanner, tmp_path))  # it may have died of something else
+    look(world, scans(scanner, tmp_path))
     assert world.rows("SELECT state, failure FROM scans") == [("failed", DIED)]
-    assert scanner.looks == [b"deadly"]
+    assert scanner.looks == [b"deadly"] * 2
 
 
 def test_with_other_rules_everything_is_looked_at_again(world: World, stage: Scans, scanner: FakeScanner, tmp_path: Path) -> None:
@@ -162,10 +166,14 @@ def real() -> Iterator[Scanner]:
 
 
 def test_a_real_scanner_tells_of_a_real_file(real: Scanner, tmp_path: Path) -> None:
-    stage = Scans(real, lambda sha256: Path("/bin/sh").resolve() if sha256 == "sh" else tmp_path / "link", rules="r")
-    (tmp_path / "link").symlink_to("/etc/shadow")
+    def content(sha256: str, inputs: Sequence[tuple[str, int]]) -> BinaryIO:
+        if sha256 == "gone":
+            raise ArtifactUnavailable("artifact gone is not kept (any more)")
+        return Path("/bin/sh").open("rb")
+
+    stage = Scans(real, content, rules="r")
     world = World(tmp_path, [stage])
-    world.session(more=[artifact("sh"), artifact("link")])
+    world.session(more=[artifact("sh"), artifact("gone")])
     look(world, stage)
     rows = {
         sha256: (state, elf, failure)
@@ -173,5 +181,10 @@ def test_a_real_scanner_tells_of_a_real_file(real: Scanner, tmp_path: Path) -> N
     }
     assert rows["sh"][0] == "done"
     assert '"bits":64' in rows["sh"][1]
-    assert rows["link"][0] == "failed"
-    assert rows["link"][2].startswith("it cannot be read: ")
+    assert rows["gone"] == ("failed", None, "artifact gone is not kept (any more)")
+
+
+def test_the_input_of_a_command_is_looked_for_in_its_channel(world: World, stage: Scans, scanner: FakeScanner) -> None:
+    session = world.session(more=[msgspec.structs.replace(artifact("input", path="", source="input"), channel=3)])
+    look(world, stage)
+    assert scanner.looks == [repr([(session, 3)]).encode()]

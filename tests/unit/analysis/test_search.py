@@ -225,6 +225,14 @@ def test_a_piece_of_a_word_is_found_where_it_is_asked_for(index: IndexReader) ->
     assert search(index, Query(text="%", syntax="substring")) == search(index, Query(text="b_sybox", syntax="substring")) == []
 
 
+def test_a_piece_of_any_length_is_found(tmp_path: Path) -> None:
+    long = "".join(f"{number:x}_" for number in range(20_000))
+    with indexed(tmp_path, *visit("a"), *ran("a", f"echo {long}", "a\0b")) as index:
+        assert ids(search(index, Query(text=long[:70_000], syntax="substring"))) == [7]
+        assert ids(search(index, Query(text='"' + long + '"'))) == [7]
+        assert ids(search(index, Query(text="a\0b", syntax="substring"))) == [8]
+
+
 def test_an_expression_of_fts5_is_taken_as_it_is(index: IndexReader) -> None:
     assert ids(search(index, Query(text="busybox OR cpuinfo NOT nothing", syntax="fts5"))) == [FIRST + 5, FIRST]
     for wrong in ("AND", '"open', "nocolumn:x", "NEAR(", "a b )"):

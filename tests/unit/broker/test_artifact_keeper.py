@@ -9,6 +9,7 @@ import pytest
 
 from hermes import artifacts
 from hermes.broker.artifact_keeper import ArtifactKeeper, Kept
+from hermes.broker.artifacts import prepare
 from hermes.config.artifacts import ArtifactsConfig
 from hermes.container.messages import BrokerEvent
 
@@ -48,7 +49,7 @@ class Shelves:
         return [(it.fields["path"], it.fields["reason"]) for it in self.facts]
 
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.skipif(os.geteuid() != 0, reason="artifacts are root's")]
 
 
 @pytest.fixture
@@ -94,8 +95,17 @@ async def test_nothing_goes_that_an_active_session_may_name(shelves: Shelves) ->
 
 async def test_what_was_seen_between_choice_and_removal_stays(shelves: Shelves) -> None:
     name = shelves.keep(b"x", DAY)
-    assert not shelves.keeper()._remove(Kept(NOW - 2 * DAY, MIB, name))
+    assert shelves.keeper()._take(Kept(NOW - 2 * DAY, MIB, name)) is None
     assert shelves.left == {name}
+
+
+async def test_what_was_put_aside_and_not_stated_is_put_back(shelves: Shelves) -> None:
+    name = shelves.keep(b"x", DAY)
+    assert shelves.keeper()._take(Kept(NOW - DAY, MIB, name)) is not None
+    assert not artifacts.path(shelves.directory, name).exists()
+    prepare(str(shelves.directory), os.getegid())
+    assert shelves.left == {name}
+    assert artifacts.path(shelves.directory, name).exists()
 
 
 async def test_what_a_crash_left_empty_goes(shelves: Shelves) -> None:

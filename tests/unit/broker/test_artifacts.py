@@ -135,7 +135,7 @@ def test_a_file_that_changes_all_the_time_is_given_up(kept: Kept, tmp_path: Path
     ("changes", "reason", "limits"),
     [
         ({"file_bytes": 9}, TOO_LARGE, []),
-        ({"session_bytes": 9}, SESSION_FULL, [("session_bytes", 9)]),
+        ({"session_bytes": 12}, SESSION_FULL, [("session_bytes", 12)]),
         ({"min_free": 1 << 60}, NO_ROOM, [("min_free", 1 << 60)]),
     ],
 )
@@ -150,12 +150,23 @@ def test_budgets(tmp_path: Path, changes: dict[str, int], reason: str, limits: l
 
 
 def test_what_is_known_already_costs_no_budget(tmp_path: Path) -> None:
-    kept = Kept(tmp_path / "artifacts", session_bytes=5)
+    kept = Kept(tmp_path / "artifacts", session_bytes=6)
     (tmp_path / "x").write_bytes(b"xxxx")
     for known in (False, True, True):
         found = kept.keep(tmp_path / "x")
         assert isinstance(found, Content)
         assert found.known is known
+    kept.store.close()
+
+
+def test_a_share_is_set_aside_for_what_is_executed(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "artifacts", session_bytes=100)
+    for name, size in (("a", 75), ("b", 25)):
+        (tmp_path / name).write_bytes(name.encode() * size)
+    assert isinstance(kept.keep(tmp_path / "a"), Content)
+    assert kept.keep(tmp_path / "b") == SESSION_FULL
+    with (tmp_path / "b").open("rb") as file:
+        assert isinstance(kept.store.copying(file.fileno(), executed=True).step(), Content)
     kept.store.close()
 
 

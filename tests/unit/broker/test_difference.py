@@ -148,7 +148,7 @@ def test_budgets(made: Made) -> None:
     (made.upper / "etc").rmdir()
     for number in range(10):
         (made.upper / f"{number}").write_text(f"{number}" * 100)
-    stated = made.state(most=4, session_bytes=250)
+    stated = made.state(most=4, session_bytes=300)
     assert len(changes(stated)) == 4
     assert [it.skipped for it in stated if isinstance(it, events.FileChanged) and it.skipped] == [
         "artifacts.session_bytes reached"

@@ -284,3 +284,22 @@ async def test_an_extra_takes_over_its_settings_by_starting_afresh(stage: Stage,
         os.kill(os.getpid(), signal.SIGTERM)
         await running
     assert not any(who == "outputs" and what == "started second" for who, _, what in stage.notes())
+
+
+@pytest.mark.asyncio
+async def test_the_analyst_reads_the_rules_that_its_settings_name_again(stage: Stage, tmp_path: Path) -> None:
+    def settings() -> Settings:
+        return Settings.model_validate({"analysis": {"yara_rules": tmp_path}, "server": {"shutdown_grace": 0}})
+
+    stage.supervisor._settings, stage.supervisor._read_again = settings(), settings
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(stage.supervisor.run())
+        await stage.noted(lambda notes: {"analyst", "outputs"} <= {who for who, *_ in notes})
+        async with asyncio.timeout(PATIENCE):
+            while not all(extra.is_ready for extra in stage.supervisor._extras):  # noqa: ASYNC110 - the supervisor sets it
+                await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await stage.noted(lambda notes: sum(who == "analyst" and what.startswith("started") for who, _, what in notes) == 2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running
+    assert sum(who == "outputs" and what.startswith("started") for who, _, what in stage.notes()) == 1

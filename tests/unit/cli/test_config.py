@@ -89,3 +89,13 @@ def test_yaml_that_show_prints_means_the_same_to_others() -> None:
     assert shown["authentication"]["passwords"] == {"root": ["root"]}
     assert shown["server"]["banner"] == "\x1b[2Jhi"
     assert shown["logging"]["events"] == "events.jsonl"
+
+
+def test_check_tells_what_is_wrong_with_rules_that_it_names() -> None:
+    Path("rules").mkdir()
+    Path("rules", "own.yar").write_text("rule own {\n condition: nothing }")
+    result = run("check", "--set", "analysis.yara_rules=rules")
+    assert result.exit_code == 2
+    assert "/rules/own.yar:2: " in result.stderr
+    (problem,) = json.loads(run("check", "--json", "--set", "analysis.yara_rules=rules").stdout)["problems"]
+    assert "unknown identifier `nothing`" in problem

@@ -80,13 +80,18 @@ COMMANDS = [
     (["sessions", "replay", "5e55"], 0, "ünï".encode()),
     (["sessions", "replay", "5e55", "--json"], 0, b"exit_status"),
     (["sessions", "replay", "beef"], 1, b"beef"),
+    (["sessions", "timeline", "5e55"], 0, "日本".encode()),
+    (["sessions", "timeline", "5e55", "--json"], 0, b"uname -a"),
+    (["sessions", "export", "5e55", "-o", "{data}/out.zip"], 0, b"1 session"),
+    (["sessions", "export", "beef", "-o", "{data}/out.zip"], 1, b"beef"),
+    (["verify-evidence"], 0, b"not sealed yet"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "code", "says"), COMMANDS)
 def test_root_becomes_the_owner(data: Path, arguments: list[str], code: int, says: bytes) -> None:
     give(data, "nobody")
-    facts, said = run(data, *arguments)
+    facts, said = run(data, *(it.format(data=data) for it in arguments))
     account = pwd.getpwnam("nobody")
     assert says in said
     assert facts == {
@@ -98,6 +103,16 @@ def test_root_becomes_the_owner(data: Path, arguments: list[str], code: int, say
 def test_roots_own_evidence_is_read_by_root(data: Path, arguments: list[str]) -> None:
     facts, _ = run(data, *arguments)
     assert (facts["code"], facts["uids"]) == (0, ["0"] * 4)
+
+
+def test_a_file_is_made_by_root_and_nothing_is_left_in_it_when_that_fails(data: Path) -> None:
+    give(data, "nobody")
+    data.chmod(0o755)
+    out = data / "out.zip"
+    assert run(data, "sessions", "export", "5e55", "-o", str(out))[0]["code"] == 0
+    assert (out.stat().st_uid, out.stat().st_mode & 0o777) == (0, 0o600)
+    assert run(data, "sessions", "export", "beef", "-o", f"{out}2")[0]["code"] == 1
+    assert Path(f"{out}2").stat().st_size == 0
 
 
 def test_where_there_is_no_evidence(data: Path) -> None:

@@ -6,14 +6,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from structlog.testing import capture_logs
 
 from hermes.config import Settings
 from hermes.evidence import chain, manifest, sealer
+from hermes.evidence.findings import State
 from hermes.evidence.manifest import Manifest
 from hermes.evidence.sealer import Sealer
+from hermes.evidence.verification import Verification
 from hermes.store import Journal, pruning
 from tests.unit.evidence.test_sealing import record
 from tests.unit.store.facts import eventually, login, logout, stored, write
@@ -23,7 +26,6 @@ SEALED = "SELECT body ->> '$.sequence' || ' ' || session_id FROM events WHERE ev
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(sealer, "GATHER_SECONDS", 0.01)
     monkeypatch.setattr(sealer, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(sealer, "LEFT_SECONDS", 0.01)
     (tmp_path / "journal").mkdir()
@@ -31,7 +33,15 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 @asynccontextmanager
-async def sealing(settings: Settings, **more: Any) -> AsyncIterator[tuple[Journal, Sealer]]:
+async def sealing(settings: Settings, *, gather: float = 0.01, **more: Any) -> AsyncIterator[tuple[Journal, Sealer]]:
+    """A journal, and its sealer at work."""
+    with patch.object(sealer, "GATHER_SECONDS", gather):
+        async with _sealing(settings, **more) as both:
+            yield both
+
+
+@asynccontextmanager
+async def _sealing(settings: Settings, **more: Any) -> AsyncIterator[tuple[Journal, Sealer]]:
     journal = Journal(settings.journal_path, sensor="s1")
     journal.open()
     one = Sealer(settings, journal, **more)
@@ -85,9 +95,8 @@ async def test_each_session_gets_a_manifest_that_names_the_one_before(settings: 
 
 @pytest.mark.asyncio
 async def test_what_is_left_is_sealed_when_the_sensor_stops(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealer, "GATHER_SECONDS", 1000)
     monkeypatch.setattr(sealer, "BATCH", 2)
-    async with sealing(settings) as (journal, one):
+    async with sealing(settings, gather=1000) as (journal, one):
         for number in range(5):
             play(journal, settings, f"s{number}")
             one.settled(f"s{number}")
@@ -176,3 +185,31 @@ async def test_a_session_that_retention_took_first_gets_none_and_holds_nobody_up
         one.settled("here")
         await eventually(lambda: not one.pending)
     assert [it.session_id for it in chained(settings)] == ["here"]
+
+
+@pytest.mark.asyncio
+async def test_the_chain_has_an_end_and_what_went_is_told(settings: Settings) -> None:
+    tight = Settings.model_validate({"data_dir": str(settings.data_dir), "evidence": {"max_journal_bytes": 2**20}})
+    path = settings.journal_dir / chain.NAME
+    longest = 0
+    for run in range(4):
+        async with sealing(tight) as (journal, one):
+            for number in range(60):
+                for fact in (*login(f"s{run}-{number}"), *logout(f"s{run}-{number}")):
+                    journal.emit(fact)
+                one.settled(f"s{run}-{number}")
+            await eventually(lambda: not one.pending)
+        longest = max(longest, path.stat().st_size)
+    assert longest <= 2**20 // sealer.CHAIN_SHARE
+    found = [manifest.decode(line) for _, line in chain.lines(path)]
+    assert found[0] is not None
+    assert found[-1] is not None
+    assert found[0].sequence > 1
+    assert found[-1].sequence == 240
+    gone = stored(settings.journal_path, "SELECT body ->> '$.path' FROM events WHERE event = 'evidence.removed'")
+    assert gone[-1].endswith(f"-{found[0].sequence - 1}")
+    checked = Verification(settings.journal_path, settings.recordings_dir, settings.artifacts_dir)
+    assert {it.state for it in checked.findings()} == {State.REMOVED}
+    path.write_bytes(b"".join(line + b"\n" for _, line in list(chain.lines(path))[1:]))
+    checked = Verification(settings.journal_path, settings.recordings_dir, settings.artifacts_dir)
+    assert ("missing", "manifest") in {(it.state.value, it.what) for it in checked.findings()}

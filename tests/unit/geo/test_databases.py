@@ -1,6 +1,8 @@
 """Databases of countries and systems: small ones that were made with mmdb_writer (PyPI), of each form there is."""
 
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -60,8 +62,10 @@ def test_it_is_known_what_a_database_tells(name: str, kinds: set[str]) -> None:
 def test_what_is_no_database_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(GeoError, match="cannot be read: No such file"):
         Database(tmp_path / "none.mmdb")
-    with pytest.raises(GeoError, match="cannot be read: Is a directory"):
-        Database(tmp_path)
+    os.mkfifo(tmp_path / "fifo")
+    for place in (tmp_path, tmp_path / "fifo"):
+        with pytest.raises(GeoError, match="is no regular file"):
+            Database(place)
     for content in (b"", b"hello", b"\xab\xcd\xefMaxMind.com", (DATA / "country.mmdb").read_bytes()[:-40]):
         (tmp_path / "bad.mmdb").write_bytes(content)
         with pytest.raises(GeoError, match="no mmdb database, or damaged"):
@@ -76,17 +80,16 @@ def test_damage_raises_nothing_but_that_it_is_damaged(changes: list[tuple[float,
     data = bytearray((DATA / "asn.mmdb").read_bytes())
     for where, value in changes:
         data[int(where * len(data))] = value
-    damaged = Path("/dev/shm") / "hermes-test-damaged.mmdb"
-    damaged.write_bytes(data)
-    try:
-        database = Database(damaged)
-        for address in ("1.1.1.1", "9.9.9.9", "2606:4700::1", "255.255.255.255"):
-            database.origin(address)
-        database.require("asn")
-    except GeoError:
-        pass
-    finally:
-        damaged.unlink()
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        try:
+            database = Database(Path(file.name))
+            for address in ("1.1.1.1", "9.9.9.9", "2606:4700::1", "255.255.255.255"):
+                database.origin(address)
+            database.require("asn")
+        except GeoError:
+            pass
 
 
 def sensor(tmp_path: Path, **geo: str) -> Databases:

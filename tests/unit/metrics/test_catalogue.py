@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as _parse_te
 
 from hermes import events
 from hermes.metrics import CATALOGUE, Metric, Metrics, State
+from hermes.store.cursors import Cursor, Standing
 from tests.unit.test_events import made
 
 parse_text: Any = _parse_text
@@ -18,7 +19,11 @@ parse_openmetrics: Any = _parse_openmetrics
 
 WELL = State(
     listening=True, connections=7, unauthenticated=4, sessions=3, channels=5, journal_healthy=True, journal_waiting=2,
-    containers={"warm": 3, "creating": 1, "active": 2, "stopped": 9},
+    containers={"warm": 3, "creating": 1, "active": 2, "stopped": 9}, index_lag=12,
+    outputs=[
+        Standing(name="siem", cursor=Cursor(id=5, delivered=4, missed=2, failing_since=7.0), lag=3),
+        Standing(name="new", cursor=None, lag=None),
+    ],
 )  # fmt: skip
 
 
@@ -136,3 +141,12 @@ def test_no_text_of_an_attacker_becomes_a_label(text: str) -> None:
 def test_the_causes_are_those_that_are_written_down() -> None:
     assert events.ConnectionClosed.__doc__ is not None
     assert set(re.findall(r"`([a-z-]+)`", events.ConnectionClosed.__doc__)) - {"cause"} == set(events.CAUSES)
+
+
+def test_how_outputs_do() -> None:
+    found = {name: value for (name, labels), value in samples(Metrics()).items() if labels == "output=siem"}
+    assert found == {
+        "hermes_output_lag_events": 3.0, "hermes_output_delivered_events": 4.0, "hermes_output_missed_events": 2.0,
+        "hermes_output_failing_since_seconds": 7.0,
+    }  # fmt: skip
+    assert not [it for it in samples(Metrics()) if "new" in it[1]]

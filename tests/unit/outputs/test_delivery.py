@@ -128,6 +128,23 @@ async def test_the_cursor_waits_for_the_sink_and_tells_what_is_wrong(world: Worl
 
 
 @pytest.mark.asyncio
+async def test_a_cursor_that_cannot_be_saved_is_saved_later_and_what_was_sent_is_not_sent_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.count(0, 3)
+    sink, save, refusals = Memory(), cursors.save, [OSError(28, "No space left on device")] * 5
+
+    def full(directory: Path, name: str, cursor: Cursor) -> None:
+        if cursor.id and refusals:
+            raise refusals.pop()
+        save(directory, name, cursor)
+
+    monkeypatch.setattr(cursors, "save", full)
+    await world.until(FROM_THE_BEGINNING, sink, lambda: (cursors.load(world.cursors, "siem") or Cursor()).id == 3)
+    assert sink.versions == [0, 1, 2]
+
+
+@pytest.mark.asyncio
 async def test_a_receiver_that_asks_to_wait_is_left_alone(world: World) -> None:
     world.count(0, 1)
     sink = Memory(SinkError("answers 429", after=3600))
@@ -196,6 +213,20 @@ async def test_what_was_removed_before_it_came_is_said_and_counted(world: World)
     assert sink.versions == [6, 7, 8, 9]
     assert (cursors.load(world.cursors, "siem") or Cursor()).missed == 4
     assert [it["reason"] for it in logs] == ["4 events were removed from the journal before they were sent"]
+
+
+@pytest.mark.asyncio
+async def test_what_was_removed_before_an_output_began_it_did_not_miss(world: World) -> None:
+    world.count(0, 10)
+    with sqlite3.connect(world.journal) as db:
+        db.execute("DELETE FROM events WHERE id BETWEEN 3 AND 6")
+    db.close()
+    sink = Memory()
+    with capture_logs() as logs:
+        await world.until(FROM_THE_BEGINNING, sink, lambda: (cursors.load(world.cursors, "siem") or Cursor()).id == 10)
+    assert sink.versions == [0, 1, 6, 7, 8, 9]
+    assert (cursors.load(world.cursors, "siem") or Cursor()).missed == 0
+    assert logs == []
 
 
 @pytest.mark.asyncio

@@ -16,10 +16,14 @@ from typing import Any
 import pytest
 
 from hermes.config.outputs import WebhookOutput
+from hermes.outputs import delivery
 from hermes.outputs.making import trust
 from hermes.outputs.sink import Record, SinkError
 from hermes.outputs.webhook import WebhookSink
-from tests.unit.outputs.world import record
+from hermes.store import cursors
+from hermes.store.cursors import Cursor
+from tests.unit.outputs.world import World, record
+from tests.unit.store.facts import eventually
 
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
 
@@ -213,6 +217,27 @@ def test_five_of_the_longest_fit_into_one_message_of_discord() -> None:
     one = record(1, "auth.attempt", username=long, password=long, line=long, path=long)
     body = json.loads(next(it._bodies([one] * it.limit)))
     assert len(body["content"]) <= 2000
+
+
+@pytest.mark.asyncio
+async def test_through_all_bad_days_nothing_is_lost_and_nothing_out_of_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "RETRY_SECONDS", (0.01, 0.02))
+    world = World(tmp_path)
+    world.count(0, 60)
+    bad = [
+        b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", None, b"", b"\xff\xfe nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 429 Slow\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n",
+    ]  # fmt: skip
+    async with receiver(*(it for one in bad for it in (one, OK)), *bad, OK) as found:
+        hook = sink(found, timeout=0.3)
+        hook.limit = 5
+        config = WebhookOutput(type="webhook", name="w", url=found.url, start="beginning")
+        async with world.running(config, hook):
+            await eventually(lambda: (cursors.load(world.cursors, "w") or Cursor()).id == 60)
+    assert len(found.ids) > 60
+    assert list(dict.fromkeys(found.ids)) == list(range(1, 61))
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,14 @@
 
 import asyncssh
 import pytest
-from asyncssh.channel import SSHChannel, SSHForwardChannel, SSHServerChannel
+from asyncssh.channel import SSHForwardChannel, SSHServerChannel
 from asyncssh.connection import SSHServerConnection
 from asyncssh.misc import ProtocolError
 from asyncssh.packet import SSHPacketHandler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes.server.bounds import BoundedChannel, BoundedConnection, Uncrumbled
+from hermes.server.bounds import BoundedChannel, BoundedConnection
 from hermes.server.channel import Channel, _terminal_modes
 from hermes.server.connection import Connection
 from hermes.server.sink import SinkChannel
@@ -28,8 +28,7 @@ OVERRIDDEN = {
         "connection_made", "data_received", "pause_writing", "resume_writing", "_send", "send_packet", "_send_deferred_packets",
         "_choose_alg", "_process_newkeys", "_force_close", "_cleanup", "internal_error",
     ),
-    Uncrumbled: ("_accept_data",),
-    BoundedChannel: (),
+    BoundedChannel: ("_accept_data",),
     SinkChannel: (),
     Channel: (
         "_process_request", "_packet_handlers",
@@ -40,7 +39,7 @@ OVERRIDDEN = {
 }  # fmt: skip
 PAIRS = (
     (Connection, SSHServerConnection), (BoundedConnection, SSHServerConnection),
-    (Channel, SSHServerChannel), (BoundedChannel, SSHServerChannel), (Uncrumbled, SSHChannel), (SinkChannel, SSHForwardChannel),
+    (Channel, SSHServerChannel), (BoundedChannel, SSHServerChannel), (SinkChannel, SSHForwardChannel),
 )  # fmt: skip
 USED = (
     "_inpbuf",

@@ -7,8 +7,9 @@ import pytest
 
 from hermes.errors import JournalError
 from hermes.store import cursors
-from hermes.store.cursors import Cursor
+from hermes.store.cursors import Cursor, standing
 from hermes.store.follow import Position
+from tests.unit.store.facts import fact, stored, write
 
 HERE = Cursor(journal="j", id=7, delivered=5, missed=1, failing_since=1.5, error="no", memory={"rule": {"key": [[1.0], None, 0]}})
 
@@ -42,3 +43,19 @@ def test_one_that_cannot_be_read_says_so(tmp_path: Path, content: bytes) -> None
     (tmp_path / "siem.cursor").write_bytes(content)
     with pytest.raises(JournalError, match=r"siem\.cursor cannot be read .*remove it"):
         cursors.load(tmp_path, "siem")
+
+
+def test_how_outputs_do_seen_from_outside(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.db"
+    (nothing,) = standing(journal, tmp_path, ["siem"])
+    assert (nothing.cursor, nothing.lag) == (None, None)
+    assert "cannot read" in nothing.trouble
+    write(journal, *(fact(it) for it in range(5)))
+    (identity,) = stored(journal, "SELECT identity FROM journal")
+    cursors.save(tmp_path, "well", Cursor(journal=identity, id=5))
+    cursors.save(tmp_path, "late", Cursor(journal=identity, id=3))
+    cursors.save(tmp_path, "elsewhere", Cursor(journal="another", id=3))
+    (tmp_path / "broken.cursor").write_text("{")
+    found = standing(journal, tmp_path, ["well", "late", "elsewhere", "none", "broken"])
+    assert [it.lag for it in found] == [0, 2, 5, None, None]
+    assert [bool(it.trouble) for it in found] == [False, False, False, False, True]

@@ -13,6 +13,8 @@ def test_they_are_sets(one: set[int], two: set[int]) -> None:
     both = Ranges.of(one) | Ranges.of(two)
     assert both == Ranges.of(one | two)
     assert len(both) == len(one | two)
+    assert Ranges.of(one) & Ranges.of(two) == Ranges.of(one & two)
+    assert Ranges.of(one) - Ranges.of(two) == Ranges.of(one - two)
     assert Ranges.parse(str(both)) == both
     for number in range(1, 60):
         assert both.covers(number, number) == (number in one | two)

@@ -168,5 +168,5 @@ rule preloaded_rootkit : rootkit
         $stat = "__xstat"
         $hidden = /\/proc\/(self\/fd\/)?%|\/proc\/%d/
     condition:
-        uint32(0) == 0x464c457f and elf.type == elf.ET_DYN and $preload and $dlsym and ($readdir or $stat) and $hidden
+        filesize < 2MB and uint32(0) == 0x464c457f and elf.type == elf.ET_DYN and $preload and $dlsym and ($readdir or $stat) and $hidden
 }

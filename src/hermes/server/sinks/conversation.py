@@ -5,6 +5,10 @@ import time
 from collections.abc import Callable
 
 from hermes.server.sinks.http import REQUEST, Http
+from hermes.server.sinks.imap import PORTS as IMAP_PORTS
+from hermes.server.sinks.imap import Imap
+from hermes.server.sinks.pop3 import PORTS as POP3_PORTS
+from hermes.server.sinks.pop3 import Pop3
 from hermes.server.sinks.smtp import PORTS as SMTP_PORTS
 from hermes.server.sinks.smtp import Smtp
 from hermes.server.sinks.tls import Tls
@@ -37,19 +41,26 @@ class Conversation:
 
     @property
     def protocol(self) -> str:
-        """What is spoken, as far as is known: `http`, `smtp`, `tls`, `ssh`, or empty."""
+        """What is spoken, as far as is known: `http`, `smtp`, `pop3`, `imap`, `tls`, `ssh`, or empty."""
         return "" if self._talk is None else self._talk.protocol
 
     def greeting(self) -> bytes:
         """What is said before the client says anything; b"" where a client speaks first."""
-        if self._port in SMTP_PORTS:
-            mail = Smtp(self._host)
+        mail = self._mail_server()
+        if mail is not None:
             self._talk, self._greeted = mail, True
             return mail.greeting()
         if self._port in SSH_PORTS:
             self._talk, self._greeted = Silence("ssh"), True
             return SSH_BANNER
         return b""
+
+    def _mail_server(self) -> Smtp | Pop3 | Imap | None:
+        if self._port in SMTP_PORTS:
+            return Smtp(self._host)
+        if self._port in POP3_PORTS:
+            return Pop3()
+        return Imap() if self._port in IMAP_PORTS else None
 
     def feed(self, data: bytes) -> Turn:
         """Take bytes of the client's; return what comes of them."""

@@ -1,10 +1,9 @@
 """A mail server that takes everything: Postfix, by its words."""
 
-import base64
-import binascii
 import secrets
 
-from hermes.server.sinks.turns import MAX_SECRET, Credentials, Turn
+from hermes.server.sinks.lines import LineReader, Sasl
+from hermes.server.sinks.turns import Turn
 
 PORTS = frozenset({25, 26, 587, 2525})
 """Where a mail server greets first."""
@@ -41,14 +40,11 @@ class Smtp:
     def __init__(self, host: str) -> None:
         """`host`: what the server calls itself, plain ASCII."""
         self._host = host.encode()
-        self._line = bytearray()
-        self._too_long = False
+        self._lines = LineReader(MAX_LINE)
         self._sender = False
         self._recipients = 0
         self._errors = 0
-        self._waits_for = ""
-        """The answer that a login waits for: `username`, `password`, `plain`, or empty."""
-        self._username = b""
+        self._login: Sasl | None = None
         self._message: int | None = None
         """Bytes of the message so far; None outside of one."""
         self._tail = b""
@@ -76,25 +72,17 @@ class Smtp:
     # Each of these takes what it can of `data` from `at` on, and returns where it came to.
 
     def _take_line(self, data: bytes, at: int, turn: Turn) -> int:
-        end = data.find(b"\n", at)
-        part = data[at : end if end >= 0 else len(data)]
-        room = MAX_LINE - len(self._line)
-        self._line += part[:room]
-        self._too_long = self._too_long or len(part) > room
-        if end < 0:
-            return len(data)
-        line, too_long = bytes(self._line).rstrip(b"\r"), self._too_long
-        self._line, self._too_long = bytearray(), False
-        if too_long:
-            self._waits_for = ""
+        line, at = self._lines.take(data, at)
+        if line is not None and self._lines.too_long:
+            self._login = None
             self._fail(turn, b"500 5.5.2 Error: line too long\r\n")
-        else:
+        elif line is not None:
             self._obey(line, turn)
-        return end + 1
+        return at
 
     def _obey(self, line: bytes, turn: Turn) -> None:
-        if self._waits_for:
-            self._go_on_with_login(line, turn)
+        if self._login is not None:
+            self._go_on_with_login(self._login, line, turn)
             return
         verb, _, argument = line.partition(b" ")
         command = _COMMANDS.get(verb.upper())
@@ -173,36 +161,27 @@ class Smtp:
 
     def _auth(self, argument: bytes, turn: Turn) -> None:
         mechanism, _, initial = argument.partition(b" ")
-        kind = mechanism.upper()
-        if kind == b"PLAIN":
-            self._waits_for = "plain"
-        elif kind == b"LOGIN":
-            self._waits_for = "username"
-        else:
+        if mechanism.upper() not in (b"PLAIN", b"LOGIN"):
             self._fail(turn, b"535 5.7.8 Error: authentication failed: Invalid authentication mechanism\r\n")
             return
+        self._login = Sasl(mechanism.upper())
         if initial.strip():
-            self._go_on_with_login(initial.strip(), turn)
+            self._go_on_with_login(self._login, initial.strip(), turn)
         else:
-            turn.answer += b"334 \r\n" if kind == b"PLAIN" else b"334 VXNlcm5hbWU6\r\n"
+            turn.answer += b"334 " + self._login.challenge + b"\r\n"
 
-    def _go_on_with_login(self, line: bytes, turn: Turn) -> None:
-        step, self._waits_for = self._waits_for, ""
-        given = _decoded(line)
-        if given is None or line == b"*":
-            self._fail(turn, b"501 5.7.0 Authentication aborted\r\n" if line == b"*" else b"501 5.5.2 Invalid base64 data\r\n")
-        elif step == "username":
-            self._username, self._waits_for = given[:MAX_SECRET], "password"
-            turn.answer += b"334 UGFzc3dvcmQ6\r\n"
-        elif step == "password":
-            self._logged_in(turn, "LOGIN", self._username, given)
+    def _go_on_with_login(self, login: Sasl, line: bytes, turn: Turn) -> None:
+        self._login = None
+        if line == b"*":
+            self._fail(turn, b"501 5.7.0 Authentication aborted\r\n")
+        elif not login.answer(line):
+            self._fail(turn, b"501 5.5.2 Invalid base64 data\r\n")
+        elif login.credentials is not None:
+            turn.facts.append(login.credentials)
+            turn.answer += b"235 2.7.0 Authentication successful\r\n"
         else:
-            _, username, password = [*given.split(b"\0", 2), b"", b""][:3]
-            self._logged_in(turn, "PLAIN", username, password)
-
-    def _logged_in(self, turn: Turn, method: str, username: bytes, password: bytes) -> None:
-        turn.facts.append(Credentials(method, username[:MAX_SECRET], password[:MAX_SECRET]))
-        turn.answer += b"235 2.7.0 Authentication successful\r\n"
+            self._login = login
+            turn.answer += b"334 " + login.challenge + b"\r\n"
 
     def _rset(self, argument: bytes, turn: Turn) -> None:
         self._reset()
@@ -270,10 +249,3 @@ _COMMANDS = {
     b"AUTH": Smtp._auth, b"RSET": Smtp._rset, b"NOOP": Smtp._noop, b"VRFY": Smtp._vrfy, b"STARTTLS": Smtp._starttls,
     b"QUIT": Smtp._quit,
 }  # fmt: skip
-
-
-def _decoded(line: bytes) -> bytes | None:
-    try:
-        return base64.b64decode(line, validate=True)
-    except (binascii.Error, ValueError):
-        return None

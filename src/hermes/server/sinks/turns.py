@@ -8,7 +8,7 @@ MAX_SECRET = 1024
 
 
 class Credentials(NamedTuple):
-    """A login that was tried, in the client's bytes. `method`: `LOGIN`, `PLAIN`, `Basic` or `Proxy-Basic`."""
+    """A login that was tried, in the client's bytes. `method`: `LOGIN`, `PLAIN`, `USER`, `Basic` or `Proxy-Basic`."""
 
     method: str
     username: bytes

@@ -48,6 +48,7 @@ def test_files_directories_and_links_arrive(tree: Tree) -> None:
         ("dir", b"", tarfile.DIRTYPE), ("dir/file", b"evil", tarfile.REGTYPE), ("dir/hard", "dir/file", tarfile.LNKTYPE),
         ("dir/soft", "/etc/shadow", tarfile.SYMTYPE), ("dir/fifo", b"", tarfile.FIFOTYPE),
     )  # fmt: skip
+    tree.modified = {"root/dir/file"}
     tree.unpack(members, PurePosixPath("/root"))
     tree.link()
     there = tree.root / "root/dir"
@@ -59,6 +60,8 @@ def test_files_directories_and_links_arrive(tree: Tree) -> None:
     entries = noted(tree)
     assert (entries["root/dir/fifo"]["kind"], entries["root/dir/file"]["mode"]) == ("fifo", "6755")
     assert entries["root/dir/soft"]["target"] == "/etc/shadow"
+    assert {path for path, entry in entries.items() if entry["change"] == "changed"} == {"root/dir/file"}
+    assert {entry["change"] for entry in entries.values()} == {"added", "changed"}
 
 
 def test_entries_are_bounded(tmp_path: Path) -> None:

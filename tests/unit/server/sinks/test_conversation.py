@@ -15,6 +15,8 @@ from tests.unit.server.sinks.test_clienthello import hello
         ("192.0.2.1", 587, b"220 mail ESMTP"),
         ("evil\r\n250 x", 25, b"220 mail ESMTP"),
         ("a" * 300 + ".example", 25, b"220 mail ESMTP"),
+        ("192.0.2.1", 110, b"+OK Dovecot"),
+        ("192.0.2.1", 143, b"* OK [CAPABILITY IMAP4rev1"),
         ("192.0.2.1", 22, b"SSH-2.0-OpenSSH"),
         ("192.0.2.1", 80, b""),
         ("", 0, b""),
@@ -49,7 +51,7 @@ def test_others_are_chosen_by_what_the_client_says(data: bytes, protocol: str, b
 
 
 def test_a_client_that_begins_tls_where_a_greeting_came_is_understood() -> None:
-    for port in (22, 25):
+    for port in (22, 25, 110, 143):
         one = Conversation("192.0.2.1", port)
         one.greeting()
         assert one.feed(hello()).facts
@@ -77,7 +79,7 @@ def test_it_waits_until_it_can_tell() -> None:
 
 
 @given(
-    st.sampled_from([0, 22, 25, 80, 443]),
+    st.sampled_from([0, 22, 25, 80, 110, 143, 443]),
     st.lists(st.binary(max_size=60) | st.sampled_from([b"CONNECT x:1 HTTP/1.0\r\n\r\n", b"EHLO x\r\n"])),
 )
 def test_hostile_bytes_raise_nothing(port: int, pieces: list[bytes]) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hermes.server.sinks.http import MAX_HEAD, MAX_REQUESTS, Http
 from hermes.server.sinks.turns import Credentials
+from tests.unit.server.sinks.pieces import feed
 
 NOON = 1_700_000_000.0
 PIECES = [
@@ -106,17 +107,4 @@ def test_heads_and_requests_have_an_end() -> None:
 @given(st.lists(st.sampled_from(PIECES) | st.binary(max_size=20)), st.lists(st.integers(1, 30), min_size=1))
 def test_however_it_is_cut_the_answer_is_the_same(pieces: list[bytes], cuts: list[int]) -> None:
     text = b"GET " + b"".join(pieces)
-    expected = server().feed(text)
-    one, at, answer, facts = server(), 0, b"", []
-    for number in range(len(text)):
-        if at >= len(text):
-            break
-        size = cuts[number % len(cuts)]
-        turn = one.feed(text[at : at + size])
-        at += size
-        answer += turn.answer
-        facts += turn.facts
-        if turn.over or turn.rest is not None:
-            assert (turn.over, turn.rest is None) == (expected.over, expected.rest is None)
-            break
-    assert (answer, facts) == (bytes(expected.answer), expected.facts)
+    assert feed(server(), text, cuts) == server().feed(text)

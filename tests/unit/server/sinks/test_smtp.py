@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from hermes.server.sinks.smtp import MAX_ERRORS, MAX_LINE, MAX_MESSAGE, MAX_RECIPIENTS, Smtp
 from hermes.server.sinks.turns import Credentials
+from tests.unit.server.sinks.pieces import feed, say
 
 LINES = [
     b"EHLO x", b"HELO x", b"EHLO", b"MAIL FROM:<a@b>", b"RCPT TO:<c@d>", b"DATA", b".", b"..", b"BDAT 3 LAST",
@@ -19,7 +20,7 @@ LINES = [
 
 def codes(server: Smtp, *lines: bytes) -> list[str]:
     """The code of each line answered."""
-    return [it[:4].decode() for it in bytes(server.feed(b"".join(it + b"\r\n" for it in lines)).answer).splitlines()]
+    return [it[:4].decode() for it in say(server, *lines)]
 
 
 def test_a_dialogue_goes_on_to_the_message_and_to_the_next() -> None:
@@ -103,18 +104,6 @@ def test_a_web_client_is_sent_away_as_postfix_does() -> None:
 @given(st.lists(st.sampled_from(LINES) | st.binary(max_size=40)), st.lists(st.integers(1, 60), min_size=1))
 def test_however_it_is_cut_the_answer_is_the_same(lines: list[bytes], cuts: list[int]) -> None:
     text = b"\r\n".join(lines)
-    whole, pieces = Smtp("mx.example"), Smtp("mx.example")
-    at, answer, facts = 0, b"", []
-    expected = whole.feed(text)
-    for number in range(len(text)):
-        size = cuts[number % len(cuts)]
-        if at >= len(text):
-            break
-        turn = pieces.feed(text[at : at + size])
-        at += size
-        answer += turn.answer
-        facts += turn.facts
-        if turn.over:
-            break
-    assert [it[:4] for it in answer.splitlines()] == [it[:4] for it in bytes(expected.answer).splitlines()]
-    assert facts == expected.facts
+    whole, pieces = Smtp("mx.example").feed(text), feed(Smtp("mx.example"), text, cuts)
+    assert [it[:4] for it in bytes(pieces.answer).splitlines()] == [it[:4] for it in bytes(whole.answer).splitlines()]
+    assert (pieces.facts, pieces.over) == (whole.facts, whole.over)

@@ -4,6 +4,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_a_socket_is_told_by_its_protocol() -> None:
             ("udp", None),
             ("stream", None),
         ]
-    with open("/dev/null") as file:
+    with Path("/dev/null").open() as file:
         assert protocol_of(os.getpid(), file.fileno()) == ("", "ENOTSOCK")
     assert protocol_of(os.getpid(), 1 << 20) == ("", "EBADF")
 
@@ -89,9 +90,8 @@ def test_who_listens_is_reached(network: Network) -> None:
 
 
 def test_a_port_of_the_privileged_is_theirs(network: Network) -> None:
-    with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as file:
-        if int(file.read()) <= 1:
-            pytest.skip("this machine lets anyone have any port")
+    if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 1:
+        pytest.skip("this machine lets anyone have any port")
     assert foretold(network, "bind", "tcp", inet("127.0.0.1", 1), root=False) == "EACCES"
     assert foretold(network, "bind", "tcp", inet("127.0.0.1", 1)) == "bound"
 

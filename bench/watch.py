@@ -1,8 +1,8 @@
 """What it costs a box to be watched: `python -m bench.watch --image ROOTFS`, as root.
 
 Two boxes of the `local` engine, one watched and one not, execute a small program over and over, in turns: from dash, which
-vforks, and from bash and perl, which fork. Prints the median time a fork, exec and wait, the CPU that the watcher used in a burst,
-and whether each program of the watched box was seen.
+vforks, and from bash and perl, which fork. Prints the median time a fork, exec and wait, the CPU that the watcher used in a
+burst, and whether each program of the watched box was seen.
 """
 
 import argparse

@@ -84,7 +84,6 @@ TESTED_BY = {
     "hermes.config.geo": "unit/config/test_models.py",
     "hermes.config.watch": "unit/config/test_models.py",
     "hermes.broker.watching": "engine/test_watcher.py",
-    "hermes.broker.watcher.attempts": "engine/test_watcher.py",
     "hermes.broker.watcher.kernel": "engine/test_watcher.py",
     "hermes.broker.watcher.process": "engine/test_watcher.py",
     "hermes.broker.watcher.processes": "engine/test_watcher.py",

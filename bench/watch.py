@@ -1,8 +1,8 @@
 """What it costs a box to be watched: `python -m bench.watch --image ROOTFS`, as root.
 
-Two boxes of the `local` engine, one watched and one not, execute a small program over and over, in turns, from a shell (dash, which
-vforks), from bash and from perl (which fork). Prints medians a fork, exec and wait, of time and of CPU used by the box's own cgroup and
-by its watcher, and whether each program of the watched box was seen.
+Two boxes of the `local` engine, one watched and one not, execute a small program over and over, in turns: from dash, which
+vforks, and from bash and perl, which fork. Prints the median time a fork, exec and wait, the CPU that the watcher used in a
+burst, and whether each program of the watched box was seen.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def _seen(fd: int) -> tuple[int, int]:
     pids: set[int] = set()
     while True:
         before = position
-        for record, position in spool.read(fd, before):
+        for record, position in spool.read(fd, before):  # noqa: B007
             if isinstance(record, spool.Fact):
                 event = spool.event_of(record)
                 if isinstance(event, ProcessStarted) and event.argv[1:] == ["mark"]:

@@ -386,7 +386,7 @@ class ProcessStarted(Event, frozen=True, kw_only=True, tag="process.started"):
 
 
 class ProcessExited(Event, frozen=True, kw_only=True, tag="process.exited"):
-    """A process that had executed a program ended. Neither status nor signal: the kernel is too old to tell (before Linux 6.15)."""
+    """A process that had executed a program ended. Neither status nor signal: the kernel did not tell (before Linux 6.15)."""
 
     container_id: str
     channel: int | None = None
@@ -420,8 +420,8 @@ class NetworkAttempted(Event, frozen=True, kw_only=True, tag="network.attempted"
     port: int = 0
     """The port, where there is one."""
     outcome: str
-    """As the container's network foretells it: `connected`, `bound`, `sent`, an error such as `ENETUNREACH`, `pending` (it leaves the
-    container), or `unknown`."""
+    """As the container's network foretells it: `connected`, `bound`, `sent`, an error such as `ENETUNREACH`, `pending` (it leaves
+    the container), or `unknown`."""
     repeated: int = 0
     """Further attempts of the same kind since the event before, which were only counted."""
 

@@ -19,7 +19,7 @@ def sensor(start: Start) -> Iterator[Sensor]:
     sensor = start(container_pool__engine="local")
     yield sensor
     assert sensor.stop() == 0, sensor.said()
-    assert "Traceback" not in sensor.said()
+    assert "Traceback" not in sensor.said(), sensor.said()
 
 
 def verified(sensor: Sensor, *, manifests: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What attackers run is in the journal, each fact once, with its session, connection and channel: also when processes are killed."""
+"""What attackers run is in the journal, each fact once, with its session, connection and channel, whoever is killed."""
 
 import os
 import signal
@@ -20,7 +20,8 @@ def stated(sensor: Sensor, mark: str) -> list[dict[str, Any]]:
     db = sqlite3.connect(f"file:{sensor.data_dir}/journal/journal.db?mode=ro", uri=True)
     try:
         rows = db.execute(
-            "SELECT body, connection_id, session_id FROM events WHERE event = 'process.started' AND body LIKE ? ORDER BY time, id",
+            "SELECT body, connection_id, session_id FROM events WHERE event = 'process.started' AND body LIKE ?"
+            " ORDER BY time, id",
             (f"%{mark}%",),
         ).fetchall()
     finally:

@@ -1,4 +1,4 @@
-"""What runs in a box is known, on each engine whose boxes a spawner enters: every program, every address, and nothing of it inside."""
+"""What runs in a box is known, on each engine whose boxes a spawner enters; and nothing of that is seen inside."""
 
 import asyncio
 import contextlib
@@ -79,8 +79,9 @@ class Watched:
         """What was seen so far."""
         while True:
             before = self._position
-            for record, self._position in spool.read(self._fd, before):
+            for record, end in spool.read(self._fd, before):
                 self._events += [event for event, _ in self._reading.feed(record)]
+                self._position = end
             if self._position == before:
                 return self._events
 
@@ -221,7 +222,7 @@ async def test_a_program_without_a_name_is_known(watched: Watched) -> None:
         "        else: os.execv(f'/proc/self/fd/{fd}', ['by-path'])\n"
         "    os.waitpid(pid, 0)\n"
     )
-    await watched.until(lambda: len([it for it in watched.of(ProcessExited)]) >= 2)
+    await watched.until(lambda: len(watched.of(ProcessExited)) >= 2)
     named = {it.argv[0]: (it.program, it.error) for it in watched.of(ProcessStarted) if it.argv and it.argv[0].startswith("by-")}
     assert set(named) == {"by-fd", "by-path"}
     assert all(program.startswith("/proc/self/fd/") and error is None for program, error in named.values())
@@ -241,7 +242,7 @@ async def test_none_of_a_burst_is_lost(watched: Watched) -> None:
 async def test_an_orphan_belongs_to_the_channel_it_came_from(watched: Watched) -> None:
     await watched.sh("(/bin/sleep 0.2 && /bin/true orphan) </dev/null >/dev/null 2>&1 & exit", channel=4)
     await watched.sh("/bin/true other", channel=5)
-    await watched.until(lambda: [it for it in watched.exit_of("/bin/true")][1:])
+    await watched.until(lambda: watched.exit_of("/bin/true")[1:])
     told = {it.argv[1]: (it.channel, it.parent) for it in watched.of(ProcessStarted) if it.program == "/bin/true"}
     assert told["other"][0] == 5
     assert told["orphan"][0] == 4
@@ -405,7 +406,8 @@ async def test_nothing_of_the_watcher_is_seen_inside(watched: Watched) -> None:
     told = await watched.python(
         "import os, socket\n"
         "socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9))\n"
-        "print([p for p in os.listdir('/proc') if p.isdigit() and int(p) != os.getpid() and b'watch' in open(f'/proc/{p}/cmdline','rb').read()])\n"
+        "others = [p for p in os.listdir('/proc') if p.isdigit() and int(p) != os.getpid()]\n"
+        "print([p for p in others if b'watch' in open(f'/proc/{p}/cmdline', 'rb').read()])\n"
         "print(sorted(os.listdir('/proc/self/fd')))\n"
         "print(len(open('/proc/net/udp').readlines()), len(open('/proc/net/raw').readlines()))\n"
         "print(open('/proc/mounts').read().count('watch'), open('/proc/self/status').read().count('TracerPid:\\t0'))\n"

@@ -13,7 +13,7 @@ FLOORS = {
     "session": 3, "evidence": 3, "analysis": 3, "outputs": 3, "background": 3, "broker": 3, "metrics": 3,
     "server": 2, "container": 2, "recording": 2, "store": 2, "geo": 2, "log": 2,
     "config": 1, "events": 1, "confine": 1, "artifacts": 1,
-    "errors": 0, "tasks": 0, "hermes": 0,
+    "errors": 0, "clocks": 0, "tasks": 0, "hermes": 0,
 }  # fmt: skip
 """The room each module is in, and its floor. A room imports from itself and from lower floors, never beside or above."""
 

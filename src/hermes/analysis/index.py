@@ -8,11 +8,11 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
-from hermes.analysis.stage import Gone, Note, Stage
+from hermes.analysis.stage import Gone, Stage, Working
 from hermes.analysis.visits import micros
 from hermes.errors import AnalysisError
 from hermes.store import StoredEvent, database, pruning
@@ -88,8 +88,13 @@ class Index:
     @property
     def mark(self) -> "Mark | None":
         """The newest event that was taken, None where there was none."""
-        row = self.db.execute("SELECT value FROM index_state WHERE key = 'mark'").fetchone()
-        return None if row is None else Mark(*map(int, row[0].split()))
+        rows = self.rows("SELECT value FROM index_state WHERE key = 'mark'")
+        return Mark(*map(int, rows[0][0].split())) if rows else None
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        with self.translated():
+            return self.db.execute(query, values).fetchall()
 
     @property
     def db(self) -> sqlite3.Connection:
@@ -99,7 +104,7 @@ class Index:
 
     def open(self) -> None:
         """Open the index, or begin one; one that is damaged, or of another layout, is thrown away."""
-        with self._translated():
+        with self.translated():
             try:
                 self._open()
             except (IndexDamaged, sqlite3.DatabaseError) as error:
@@ -123,7 +128,7 @@ class Index:
         """Throw the index away, and begin an empty one."""
         log.error("the index is thrown away and made anew", path=str(self._path), reason=reason)
         self.close()
-        with self._translated():
+        with self.translated():
             _remove(self._path)
         self.open()
 
@@ -131,7 +136,7 @@ class Index:
         """Give the journal's next events to each stage that has not had them, and keep that they did: all of it, or nothing."""
         if position.journal != self.journal:
             self._begin_with(position.journal)
-        with self._translated():
+        with self.translated():
             if self.careful:
                 self._state("trying", events[0].id)
             with database.transaction(self.db):
@@ -146,26 +151,30 @@ class Index:
         self.careful = max(0, self.careful - len(events))
         self._positions = {name: max(came, position.id) for name, came in self._positions.items()}
 
-    def write(self, note: Note) -> None:
-        """Write what a stage did besides taking events."""
-        with self._translated(), database.transaction(self.db):
-            note(self.db)
+    def work(self, worker: Working) -> bool:
+        """Have a stage do one piece of what waits, and write what it says; False where nothing waits."""
+        with self.translated():
+            if (note := worker.work(self.db)) is None:
+                return False
+            with database.transaction(self.db):
+                note(self.db)
+        return True
 
     def forget(self, gone: Gone) -> None:
         """Remove what was derived from these."""
-        with self._translated(), database.transaction(self.db):
+        with self.translated(), database.transaction(self.db):
             for stage in reversed(self._stages):
                 self._alone(stage, lambda stage=stage: stage.forget(self.db, gone))  # type: ignore[misc]
 
     @property
     def size(self) -> pruning.Extent:
         """How large it is."""
-        with self._translated():
+        with self.translated():
             return pruning.extent(self.db)
 
     def shrink(self, pages: int) -> None:
         """Let its file give back up to so many pages that nothing uses."""
-        with self._translated():
+        with self.translated():
             pruning.shrink(self.db, pages)
 
     # ---- opening
@@ -222,14 +231,14 @@ class Index:
         if self.journal:
             kept = self._path.with_name(f"{self._path.stem}.previous{self._path.suffix}")
             log.warning("the journal was replaced; its index is kept, and a new one begun", kept=str(kept))
-            with self._translated():
+            with self.translated():
                 self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 self.close()
                 _remove(kept)
                 self._path.rename(kept)
                 _remove(self._path)
             self.open()
-        with self._translated():
+        with self.translated():
             self._state("journal", journal)
         self.journal = journal
 
@@ -269,7 +278,8 @@ class Index:
             log.error("an event could not be analysed and is left out", stage=stage.name, event_id=event, reason=reason[:500])
 
     @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
+    def translated(self) -> Iterator[None]:
+        """Turn what SQLite and the kernel say into an AnalysisError; IndexDamaged where it has to be begun anew."""
         try:
             yield
         except sqlite3.Error as error:

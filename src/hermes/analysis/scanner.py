@@ -2,9 +2,9 @@
 
 The *scanner* is forked from the analyst while that is still small and has no threads. It gives up its user, its capabilities
 and all files, and then only waits: for each file that the analyst hands it (`SCM_RIGHTS`), it forks a *look*, which has limits
-of memory and time and the system calls of `broker/scanner_filter.py`, and ends with the file. So a file that breaks a parser
-ends its own look; one that takes it over sees no other file and changes no other's answer, and it can tell the analyst only
-one bounded record about itself.
+of memory and time, the system calls of `filters.look()` (`broker/filters.py`), and ends with the file. So a file that breaks a
+parser ends its own look; one that takes it over sees no other file and changes no other's answer, and it can tell the analyst
+only one bounded record about itself.
 """
 
 import contextlib

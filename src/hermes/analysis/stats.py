@@ -16,13 +16,13 @@ class Stats:
     """The stage."""
 
     name = "stats"
-    version = 1
+    version = 2
     schema = """
         CREATE TABLE IF NOT EXISTS stats_pairs (
             id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, username TEXT NOT NULL, password TEXT, key TEXT
         );
         CREATE TABLE IF NOT EXISTS stats_attempts (
-            id INTEGER PRIMARY KEY, time INTEGER NOT NULL, visit INTEGER, pair INTEGER NOT NULL, accepted INTEGER NOT NULL
+            id INTEGER PRIMARY KEY, time INTEGER NOT NULL, visit INTEGER, pair INTEGER NOT NULL
         );
         CREATE INDEX IF NOT EXISTS stats_attempts_pair ON stats_attempts (pair, time);
         CREATE INDEX IF NOT EXISTS stats_attempts_visit ON stats_attempts (visit);
@@ -42,8 +42,8 @@ class Stats:
                 file = (event.id, time, visit, body["sha256"], body.get("size"), _text(body.get("path")))
                 db.execute("INSERT OR REPLACE INTO stats_files VALUES (?, ?, ?, ?, ?, ?)", file)
             elif (pair := _pair(body)) is not None:
-                attempt = (event.id, time, visit, _keep(db, *pair), bool(body.get("accepted")))
-                db.execute("INSERT OR REPLACE INTO stats_attempts VALUES (?, ?, ?, ?, ?)", attempt)
+                attempt = (event.id, time, visit, _keep(db, *pair))
+                db.execute("INSERT OR REPLACE INTO stats_attempts VALUES (?, ?, ?, ?)", attempt)
 
     def forget(self, db: sqlite3.Connection, gone: Gone) -> None:
         for visit in leaving(db, gone):

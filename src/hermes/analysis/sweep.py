@@ -8,7 +8,6 @@ import structlog
 
 from hermes.analysis.index import Index
 from hermes.analysis.stage import Gone
-from hermes.errors import AnalysisError
 from hermes.store import database
 
 log = structlog.get_logger(__name__)
@@ -63,8 +62,10 @@ class Sweep:
 
     def _look(self) -> None:
         """Look for the next connections in the journal."""
-        rows = self._rows("SELECT id, connection_id, session_id FROM visits WHERE id > ? ORDER BY id LIMIT ?", self._cursor, STEP)
-        strays = self._rows("SELECT id FROM visits_strays WHERE id > ? ORDER BY id LIMIT ?", self._cursor, STEP)
+        rows = self._index.rows(
+            "SELECT id, connection_id, session_id FROM visits WHERE id > ? ORDER BY id LIMIT ?", self._cursor, STEP
+        )
+        strays = self._index.rows("SELECT id FROM visits_strays WHERE id > ? ORDER BY id LIMIT ?", self._cursor, STEP)
         ends = [found[-1][0] for found in (rows, strays) if len(found) == STEP]
         end = min(ends, default=None)
         rows = [it for it in rows if end is None or it[0] <= end]
@@ -90,7 +91,7 @@ class Sweep:
         self._cursor = end
 
     def _make_room(self) -> bool:
-        rows = self._rows("SELECT id, connection_id, session_id FROM visits ORDER BY id LIMIT ?", STEP)
+        rows = self._index.rows("SELECT id, connection_id, session_id FROM visits ORDER BY id LIMIT ?", STEP)
         if not rows:
             return False
         if not self._told:
@@ -98,12 +99,6 @@ class Sweep:
             log.warning("the index is at its limit; the oldest connections leave it", setting="analysis.max_bytes")
         self._index.forget(Gone([it[1] for it in rows if it[1] is not None], [it[2] for it in rows if it[2] is not None], []))
         return True
-
-    def _rows(self, query: str, *values: object) -> list[tuple[int, str | None, str | None]]:
-        try:
-            return self._index.db.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            raise AnalysisError(f"cannot read the index: {error}") from error
 
 
 def _has(db: sqlite3.Connection, column: str, value: object) -> bool:

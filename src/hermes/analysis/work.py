@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 
+import msgspec
 import structlog
 
 from hermes.analysis.commands import Commands
@@ -21,6 +22,9 @@ from hermes.errors import AnalysisError, JournalError
 from hermes.store import StoredEvent, cursors
 from hermes.store.cursors import Cursor
 from hermes.store.follow import Follower, Position
+
+_NO_EVENT = (msgspec.MsgspecError, UnicodeError, RecursionError)
+"""What reading a row raises that holds no event."""
 
 log = structlog.get_logger(__name__)
 
@@ -93,7 +97,7 @@ class Analyst:
             self.index.begin_anew(self._broken)
             self._begin()
         if not self._waiting:
-            self._waiting = self._follower.read(1 if self.index.careful else BATCH_EVENTS)
+            self._waiting = self._read()
         if events := self._waiting:
             self.index.take(self._follower.position, events)
             self._waiting = []
@@ -102,10 +106,21 @@ class Analyst:
         self._tell()
         more = self._sweep.step()
         for worker in self._workers:
-            if (note := worker.work(self.index.db)) is not None:
-                self.index.write(note)
-                more = True
+            more |= self.index.work(worker)
         return 0.0 if events or more else POLL_SECONDS
+
+    def _read(self) -> list[StoredEvent]:
+        """The journal's next events. What stands there and is no event, as no journal's writer writes it, is left out."""
+        limit = 1 if self.index.careful else BATCH_EVENTS
+        while True:
+            try:
+                return self._follower.read(limit)
+            except _NO_EVENT as error:
+                if limit == 1:
+                    at = self._follower.position
+                    log.error("what stands in the journal is no event", after=at.id, reason=str(error)[:200])
+                    self._follower.position = Position(at.journal, at.id + 1)
+                limit = 1
 
     def _tell(self) -> None:
         """Write down, for the metrics, how far the index is."""

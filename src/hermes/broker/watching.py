@@ -1,4 +1,4 @@
-"""The watchers of an engine's boxes, as the broker sees them: no box is entered unwatched, and one whose watcher dies is ended."""
+"""The watchers of an engine's boxes, as the broker sees them: none is entered unwatched, and one whose watcher dies is ended."""
 
 import asyncio
 import os
@@ -52,7 +52,7 @@ class Watching:
         self._said = False
 
     def say(self, why_not: str | None) -> None:
-        """Say in the log, once, that nothing is watched: because `why_not` no spawner can stand there, or as it is switched off."""
+        """Say in the log, once, that nothing is watched: no spawner can stand there (`why_not`), or it is switched off."""
         if not self._config.enabled:
             why_not = "container_pool.watch.enabled is false"
         if why_not is not None and not self._said:

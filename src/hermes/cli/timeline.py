@@ -13,7 +13,7 @@ from hermes.cli.console import ConfigOption, JsonOption, SetOption, load_setting
 from hermes.cli.privileges import become_owner
 from hermes.cli.words import clock, short, size, span, when
 from hermes.evidence.sources import timeline as of_session
-from hermes.evidence.timeline import BYTES, Item, json_line
+from hermes.evidence.timeline import BYTES, IN_THE_BOX, Item, json_line
 from hermes.store import JournalReader
 
 PIPE_CLOSED = 141
@@ -126,7 +126,7 @@ def _text(item: Item, *, full: bool) -> Iterator[str]:
         if not full and len(rows) > SHOWN_ROWS:
             yield f"{mark} … {len(rows) - SHOWN_ROWS} more lines; {size(len(item.data))} in all"
         return
-    indent = "  " * min(item.depth, MAX_INDENT) if item.kind in ("process", "network", "file") else ""
+    indent = "  " * min(item.depth, MAX_INDENT) if item.kind in IN_THE_BOX else ""
     told = _TOLD.get(item.event or "", _plain)(item.body)
     yield indent + short(told if item.event is None or item.event in _TOLD else f"{item.event}  {told}", characters)
 
@@ -134,7 +134,11 @@ def _text(item: Item, *, full: bool) -> Iterator[str]:
 def _plain(body: dict[str, Any]) -> str:
     hidden = ("event", "connection_id", "session_id", "channel")
     told = {name: value for name, value in body.items() if name not in hidden and value not in (None, "", [], {})}
-    return "  ".join(f"{name}={value}" for name, value in told.items() if value is not False or name == "accepted")
+    return "  ".join(
+        f"{name}={round(value, 3) if isinstance(value, float) else value}"
+        for name, value in told.items()
+        if value is not False or name == "accepted"
+    )
 
 
 def _process(body: dict[str, Any]) -> str:

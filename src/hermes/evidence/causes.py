@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 REMEMBERED = 65_536
 """Processes remembered; the oldest are forgotten first. (Boxes have fewer at once, but an exit may never be told.)"""
 MAX_DEPTH = 200
+CONTENTS = 1024
+"""Contents of files remembered with what caused the file."""
 _SHELLS = frozenset(("sh", "bash", "dash", "ash", "zsh", "ksh", "rbash", "busybox"))
 
 
@@ -35,6 +37,7 @@ class Causes:
         self._rooted: set[int | None] = set()
         """Channels whose own process was seen."""
         self._processes: OrderedDict[int, _Process] = OrderedDict()
+        self._contents: OrderedDict[str, Cause] = OrderedDict()
 
     def of_channel(self, channel: int) -> Cause:
         """Return what causes what goes over a channel now."""
@@ -59,9 +62,16 @@ class Causes:
             case "process.exited" if isinstance(pid, int):
                 ended = self._processes.pop(pid, None)
                 return ended.cause if ended is not None else self._known(channel)
+        cause = self._known(channel)
         if isinstance(pid, int) and (process := self._processes.get(pid)) is not None:
-            return process.cause._replace(depth=process.cause.depth + 1)
-        return self._known(channel)
+            cause = process.cause._replace(depth=process.cause.depth + 1)
+        if isinstance(content := body.get("sha256"), str):
+            if event == "artifact.stored" and content in self._contents:
+                return self._contents[content]
+            self._contents[content] = cause
+            if len(self._contents) > CONTENTS:
+                self._contents.popitem(last=False)
+        return cause
 
     def _known(self, channel: int | None) -> Cause:
         return Cause() if channel is None else self.of_channel(channel)

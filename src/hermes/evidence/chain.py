@@ -59,12 +59,19 @@ def tail(path: Path, count: int) -> list[bytes]:
 
 
 def append(path: Path, manifests: Sequence[Manifest]) -> None:
-    """Write manifests to the chain's end, on the disk itself. Raises OSError; then some of them may be there, whole or not."""
+    """Write manifests to the chain's end, on the disk itself. Raises OSError; then the chain is as it was, if that can be."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     new = not path.exists()
-    with os.fdopen(os.open(path, flags, 0o640), "ab") as file:
-        file.writelines(manifest.encode(one) + b"\n" for one in manifests)
-        _sync(file)
+    left = memoryview(b"".join(manifest.encode(one) + b"\n" for one in manifests))
+    with os.fdopen(os.open(path, flags, 0o640), "ab", buffering=0) as file:
+        before = os.fstat(file.fileno()).st_size
+        try:
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), before)
+            raise
     if new:
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

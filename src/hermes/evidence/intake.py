@@ -96,6 +96,8 @@ class _Spool:
         self.fd = fd
         self.news = news
         self.changed = asyncio.Event()
+        self.done = asyncio.Event()
+        """Nothing of it is left to be taken, or it cannot be."""
         self.reading = Reading()
         self.read_to = 0
         self.size = 0
@@ -191,7 +193,7 @@ class Intake:
             known.replace(spool, news)
             return
         one = self._spools[container_id] = _Spool(container_id, session_id, spool, news)
-        self._tasks.spawn(self._take_all(one), name=container_id)
+        self._tasks.spawn(self._take_all(one), name=container_id).add_done_callback(lambda _: one.done.set())
 
     def dropped(self, container_id: str) -> None:
         """The broker has removed the spool, and will not offer it again."""
@@ -203,8 +205,7 @@ class Intake:
         """Return when every spool is taken, or after that many seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while any(not one.over for one in self._spools.values()):
-                    await asyncio.sleep(GATHER_SECONDS)
+                await asyncio.gather(*(one.done.wait() for one in self._spools.values()))
 
     async def close(self) -> None:
         """Stop; what is not taken is offered to the next front."""

@@ -33,7 +33,7 @@ BATCH = 64
 CHAIN_SHARE = 8
 """The chain may take that part of what the journal may, besides it; then the older half of it goes."""
 RETRY_SECONDS = 5.0
-CLOSE_SECONDS = 30.0
+CLOSE_SECONDS = 10.0
 """How long it may take to seal what is left when the sensor stops. What is not done then is done at the next start."""
 LEFT_SECONDS = 10.0
 """How long sessions that an earlier run left wait for what was seen in their containers, unless that is there sooner."""

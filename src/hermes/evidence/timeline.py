@@ -20,6 +20,8 @@ from hermes.store.lines import ascii_json
 
 BYTES = ("input", "output")
 """Kinds of items that are bytes of a channel."""
+IN_THE_BOX = ("process", "network", "file", "artifact")
+"""Kinds of items that have a place in the tree of processes."""
 PAUSE = 1_000_000
 """Microseconds of silence that end a burst."""
 BURST_BYTES = 64 * 1024
@@ -105,7 +107,7 @@ def fields(item: Item) -> dict[str, Any]:
             found[name] = value
     if item.stated is not None:
         found["stated"] = moment(item.stated)
-    if item.kind in ("process", "network", "file"):
+    if item.kind in IN_THE_BOX:
         found["depth"] = item.depth
     if item.stream is not None:
         found |= {"until": moment(item.until or item.time), "pieces": item.pieces, "size": len(item.data)}

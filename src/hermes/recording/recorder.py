@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from hermes.clocks import wall_ahead
 from hermes.config.keeping import RecordingConfig
 from hermes.errors import RecordingError, RecordingLimitError
 from hermes.recording import asciicast, lossless
@@ -134,7 +135,8 @@ class SessionRecorder:
         if not is_session_id(session_info.session_id):
             raise RecordingError(f"not a session id: {session_info.session_id[:200]!r}")
         self._root = root
-        started, self._start = time.time_ns(), time.monotonic_ns()
+        self._start = time.monotonic_ns()
+        started = self._start + wall_ahead(time.time_ns, time.monotonic_ns)
         self._facts = Facts(
             session_id=session_info.session_id,
             username=_text(session_info.username),

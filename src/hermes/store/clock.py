@@ -3,11 +3,10 @@
 import time
 from collections.abc import Callable
 
+from hermes.clocks import wall_ahead
+
 TOLERANCE_NS = 2_000_000
 """Nanoseconds by which wall and steady clock may drift apart without a word."""
-CLOSE_NS = 200_000
-"""A reading of both clocks is exact when it took no longer."""
-READINGS = 10
 
 
 class ClockWatch:
@@ -17,28 +16,15 @@ class ClockWatch:
         """Both in nanoseconds."""
         self._wall = wall
         self._steady = steady
-        self._ahead = self._measure()
+        self._ahead = wall_ahead(self._wall, self._steady)
 
     def jump(self) -> float:
         """Return by how many seconds the wall clock was set since the last jump that was told; 0.0 if it was not."""
         if abs(self._wall() - self._steady() - self._ahead) <= TOLERANCE_NS:
             return 0.0
-        ahead = self._measure()
+        ahead = wall_ahead(self._wall, self._steady)
         jump = ahead - self._ahead
         if abs(jump) <= TOLERANCE_NS:
             return 0.0
         self._ahead = ahead
         return jump / 1e9
-
-    def _measure(self) -> int:
-        """Return how far the wall clock is ahead, in ns, as of the closest of some readings: between two the process may wait."""
-        best, closest = 0, -1
-        for _ in range(READINGS):
-            before = self._steady()
-            wall = self._wall()
-            took = self._steady() - before
-            if closest < 0 or took < closest:
-                best, closest = wall - before - took // 2, took
-            if closest <= CLOSE_NS:
-                break
-        return best

@@ -66,8 +66,7 @@ def scans(scanner: object, directory: Path, *told: OnScanned, rules: str = "r1")
 def look(world: World, stage: Scans) -> int:
     """Do all that waits; return the pieces of work there were."""
     count = 0
-    while (note := stage.work(world.index.db)) is not None:
-        world.index.write(note)
+    while world.index.work(stage):
         count += 1
     return count
 

@@ -271,6 +271,20 @@ def test_others_are_told_how_far_it_is(tmp_path: Path, monkeypatch: pytest.Monke
     assert standing.lag == 6
 
 
+@pytest.mark.parametrize("body", ["{", "[1]", '{"a":' * 5000, "\\ud800"])
+def test_what_is_no_event_is_left_out_and_said(tmp_path: Path, body: str) -> None:
+    made = settings(tmp_path)
+    write(made.journal_path, *visit("one"), *ran("one", "uname -a", "uname -b", "uname -c"))
+    db = sqlite3.connect(made.journal_path)
+    db.execute("UPDATE events SET body = ? WHERE id IN (1, 8)", (body,))
+    db.commit()
+    db.close()
+    with analyst(made) as working, capture_logs() as logs:
+        work(working)
+    assert found(made, "uname") == [9, 7]
+    assert [it["after"] for it in logs if "no event" in it["event"]] == [0, 7]
+
+
 CONFINED = """
 import sys
 from hermes.analysis.work import Analyst, stages

@@ -23,11 +23,11 @@ def write(path: Path, data: bytes) -> int:
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    records = [
+    records: list[spool.Record] = [
         spool.fact(started(1, argv=("true", "\x00ü\U0001f600")), 5), Given("s1"), spool.fact(started(2), 6, 9),
         Decided({9: "ENOENT", 10: None}), End(),
     ]  # fmt: skip
-    fd = write(tmp_path / "spool", b"".join(map(spool.framed, records)))
+    fd = write(tmp_path / "spool", b"".join(spool.framed(record) for record in records))
     read = list(spool.read(fd, 0))
     assert [record for record, _ in read] == records
     first = read[0][0]

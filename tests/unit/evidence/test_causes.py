@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from hermes.evidence import causes
 from hermes.evidence.causes import Cause, Causes
 
@@ -98,6 +100,18 @@ def test_what_is_of_no_channel_has_no_cause_and_nonsense_does_no_harm() -> None:
         )[0]
         == Cause()
     )
+
+
+def test_what_is_kept_of_a_file_is_of_what_wrote_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(causes, "CONTENTS", 2)
+    it = Causes()
+    take(it, EXEC, started(10, 0, "sh"), ("file.written", {"pid": 10, "sha256": "aa"}))
+    assert take(it, ("artifact.stored", {"sha256": "aa"}), ("artifact.stored", {"sha256": "bb"})) == [
+        Cause(1, "sh x.sh", 1),
+        Cause(),
+    ]
+    take(it, *(("file.written", {"sha256": str(number)}) for number in range(9)))
+    assert len(it._contents) == 2
 
 
 def test_processes_without_an_end_are_forgotten() -> None:

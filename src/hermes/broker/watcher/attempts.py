@@ -22,9 +22,10 @@ _MESSAGE_SIZE = 64  # struct mmsghdr
 
 
 class _Repeated:
-    __slots__ = ("count", "event", "stated", "time")
+    __slots__ = ("count", "event", "process", "stated", "time")
 
-    def __init__(self, event: events.NetworkAttempted, stated: float) -> None:
+    def __init__(self, process: Process, event: events.NetworkAttempted, stated: float) -> None:
+        self.process = process
         self.event = event
         self.stated = stated
         self.count = 0
@@ -83,7 +84,7 @@ class Attempts:
                 outcome=outcome,
             )
             self._writer.emit(event, now)
-            self._recent[key] = _Repeated(event, time.monotonic())
+            self._recent[key] = _Repeated(process, event, time.monotonic())
             process.attempts.add(key)
             if len(self._recent) > REMEMBERED:
                 self._flush(next(iter(self._recent)))
@@ -102,9 +103,8 @@ class Attempts:
 
     def ended(self, process: Process) -> None:
         """The process has ended: state what was counted of it."""
-        for key in process.attempts:
+        for key in list(process.attempts):
             self._flush(key)
-        process.attempts.clear()
 
     def close(self) -> None:
         """State everything that was counted."""
@@ -112,8 +112,10 @@ class Attempts:
             self._flush(next(iter(self._recent)))
 
     def _flush(self, key: tuple[object, ...]) -> None:
-        known = self._recent.pop(key, None)
-        if known is not None and known.count:
+        if (known := self._recent.pop(key, None)) is None:
+            return
+        known.process.attempts.discard(key)
+        if known.count:
             fields = {name: getattr(known.event, name) for name in known.event.__struct_fields__}
             self._writer.emit(events.NetworkAttempted(**{**fields, "repeated": known.count - 1}), known.time)
 

@@ -114,7 +114,10 @@ class Lookup:
             os.close(fd)
 
     def _format(self, path_fd: int, depth: int) -> str | None:
-        fd = os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            fd = os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:  # somebody in the box holds a lease on it
+            return None
         try:
             head = os.pread(fd, 256, 0)
             if head.startswith(b"#!"):

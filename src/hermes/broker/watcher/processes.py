@@ -96,7 +96,7 @@ class Processes:
         if len(self._by_fd) >= self._most:
             return self._without_pidfd(tid)
         try:
-            pidfd = kernel.pidfd_open(tid)
+            pidfd = os.pidfd_open(tid)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 return self._without_pidfd(tid)
@@ -216,7 +216,7 @@ class Processes:
         if pid <= 1 or pid == self.spawner or depth > _DEPTH:
             return None
         try:
-            pidfd = kernel.pidfd_open(pid)
+            pidfd = os.pidfd_open(pid)
         except OSError:
             return None
         told = kernel.info(pidfd, pid)

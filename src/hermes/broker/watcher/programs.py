@@ -146,6 +146,7 @@ class Programs:
             process.ref = 0
             records.append(Decided({ref: error}))
         if process.executed:
+            process.executed = False
             status = how_it_ended(process)
             name = signal_name(status) if status is not None else None
             event = events.ProcessExited(

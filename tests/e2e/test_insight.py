@@ -57,7 +57,7 @@ def test_sessions_show_techniques_and_are_joined(sensor: Sensor) -> None:
         sensor.ssh(f'mkdir -p ~/.ssh; echo "{KEY} x" >> ~/.ssh/authorized_keys; uname -a')
     wait_until(lambda: (told(sensor, "campaigns", "list") or [{}])[0].get("sessions") == 2)
     (campaign,) = told(sensor, "campaigns", "list")
-    assert [it["kind"] for it in campaign["reasons"]][0] == "key"
+    assert campaign["reasons"][0]["kind"] == "key"
     members = told(sensor, "campaigns", "show", campaign["id"])["session_list"]
     found = told(sensor, "techniques", "show", members[0]["session_id"])
     assert {"planted-key", "system-information", "unix-shell"} <= {it["rule"] for it in found["techniques"]}

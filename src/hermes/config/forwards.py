@@ -16,8 +16,8 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 class ForwardsConfig(Section):
     """What a client may forward. Nothing is ever connected, and nothing listens: a connection through the server leads to a sink
-    in the front, which answers mail, web, TLS and SSH clients for as long as it takes to get the next bytes (`docs/how-to/forwards.md`).
-    """
+    in the front, which answers mail, web, TLS and SSH clients as long as it takes to get the next bytes
+    (`docs/how-to/forwards.md`)."""
 
     direct_tcpip: Answer = "accept"
     """Connections to hosts and ports (`ssh -L`, `-W`, `-D`): led to the sink, or refused as by sshd's `AllowTcpForwarding no`."""

@@ -57,7 +57,13 @@ def test_content_is_kept_with_its_hashes(kept: Kept, tmp_path: Path, size: int) 
     (tmp_path / "x").write_bytes(data)
     found = kept.keep(tmp_path / "x")
     assert isinstance(found, Content)
-    assert found == (hashlib.sha256(data).hexdigest(), hashlib.sha1(data).hexdigest(), hashlib.md5(data).hexdigest(), size, None)
+    assert tuple(found) == (
+        hashlib.sha256(data).hexdigest(),
+        hashlib.sha1(data).hexdigest(),
+        hashlib.md5(data).hexdigest(),
+        size,
+        None,
+    )
     place = artifacts.path(kept.directory, found.sha256)
     assert place.read_bytes() == data
     assert stat.S_IMODE(place.stat().st_mode) == 0o640

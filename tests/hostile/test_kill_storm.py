@@ -37,7 +37,7 @@ COMMAND = (
     "[ $((i % 20)) = 0 ] && sleep 0.1; done; true"
 )
 LOGIN: dict[str, Any] = {"username": "root", "password": "root", "known_hosts": None, "config": None, "client_keys": None}
-KINDS = ("spawner", "front", "broker", "zygote", "init", "runtime")
+KINDS = ("spawner", "watcher", "front", "broker", "zygote", "init", "runtime", "analyst", "outputs")
 COSTLY = ("front", "broker", "zygote")
 """Kinds whose death ends many sessions: killed less often, and mostly not again before the sensor is back."""
 
@@ -80,6 +80,8 @@ def kind_of(pid: int, launcher: int) -> str:
         return "broker"
     if name == "hermes-zygote":
         return "zygote"
+    if name == "hermes-watcher":
+        return "watcher"
     if command[0].startswith(b"sshd: "):
         return "spawner"
     return "runtime" if name in ("crun", "runc") or b"--bundle" in command else ""

@@ -12,7 +12,8 @@ import pytest_asyncio
 
 from hermes import events
 from hermes.broker.spools import Spool, Spools
-from hermes.container.spool import Decided, End, Fact, Given, fact, framed
+from hermes.container import spool
+from hermes.container.spool import Decided, End, Fact, Given, Record, fact, framed
 from hermes.errors import JournalError
 from hermes.evidence import intake as intake_module
 from hermes.evidence.intake import Intake, Reading
@@ -221,14 +222,14 @@ async def test_a_journal_that_cannot_be_written_is_waited_for(house: House, monk
 async def test_a_record_cut_short_makes_nobody_read_again_and_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     one = house.open("s1")
     reads = 0
-    real = intake_module.spool.read
+    real = spool.read
 
     def read(*arguments: Any) -> Any:
         nonlocal reads
         reads += 1
         return real(*arguments)
 
-    monkeypatch.setattr(intake_module.spool, "read", read)
+    monkeypatch.setattr(spool, "read", read)
     whole = framed(fact(started(1), 5))
     os.write(one.fd, whole[:10])
     os.eventfd_write(one.news, 1)
@@ -278,6 +279,14 @@ def test_an_outcome_is_waited_for_and_found_again() -> None:
 def test_what_the_box_itself_had_begun_is_not_the_sessions() -> None:
     reading = Reading()
     ended = events.ProcessExited(container_id="box", pid=1, duration=1)
-    records = [undecided(1), Given("s1"), Decided({1: None}), fact(ended, 3), fact(started(1), 4), fact(ended, 5), fact(ended, 6)]
+    records: list[Record] = [
+        undecided(1),
+        Given("s1"),
+        Decided({1: None}),
+        fact(ended, 3),
+        fact(started(1), 4),
+        fact(ended, 5),
+        fact(ended, 6),
+    ]
     stated = [(type(event).__name__, time) for record in records for event, time in reading.feed(record)]
     assert stated == [("ProcessStarted", 4), ("ProcessExited", 5)]

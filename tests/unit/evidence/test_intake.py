@@ -280,7 +280,6 @@ def test_what_the_box_itself_had_begun_is_not_the_sessions() -> None:
     reading = Reading()
     ended = events.ProcessExited(container_id="box", pid=1, duration=1)
     records: list[Record] = [
-        
         undecided(1),
         Given("s1"),
         Decided({1: None}),
@@ -288,7 +287,6 @@ def test_what_the_box_itself_had_begun_is_not_the_sessions() -> None:
         fact(started(1), 4),
         fact(ended, 5),
         fact(ended, 6),
-    ,
     ]
     stated = [(type(event).__name__, time) for record in records for event, time in reading.feed(record)]
     assert stated == [("ProcessStarted", 4), ("ProcessExited", 5)]

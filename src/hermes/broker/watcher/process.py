@@ -22,6 +22,7 @@ from hermes.broker.watcher.notify import CHANNEL, LISTENER, READY, Listener, Not
 from hermes.broker.watcher.processes import Process, Processes
 from hermes.broker.watcher.programs import Limits, Programs
 from hermes.broker.watcher.writer import FullError, Writer
+from hermes.container.spool import Record
 
 DONE, FULL = b"done", b"full"
 """What it says to the broker, after `READY`: that the box is gone and all is written; that nothing more can be, and why."""
@@ -145,8 +146,8 @@ class Watcher:
             self._in_burst = False
             self._poll.modify(ends, select.EPOLLIN)
             self._take_ends()
-        for process in self._processes.ended() if self._processes.polls else ():
-            self._ended(process)
+        if self._processes.polls:
+            self._ended(self._processes.ended())
         self._programs.look()
         self._attempts.look()
         self._step_parts()
@@ -172,13 +173,16 @@ class Watcher:
             self._step_parts()
 
     def _take_ends(self) -> None:
-        for fd, _ in self._ends.poll(0, 256):
-            if (process := self._processes.by_fd(fd)) is not None:
-                self._ended(process)
+        found = (self._processes.by_fd(fd) for fd, _ in self._ends.poll(0, 256))
+        self._ended([process for process in found if process is not None])
 
-    def _ended(self, process: Process) -> None:
-        self._attempts.ended(process)
-        self._programs.ended(process)
+    def _ended(self, processes: list[Process]) -> None:
+        records: list[Record] = []
+        for process in processes:
+            self._attempts.ended(process)
+            records += self._programs.ended(process)
+        if records:
+            self._writer.write(*records)
 
     def _timeout(self) -> float | None:
         if any(part.busy() for part in self._parts):
@@ -294,8 +298,8 @@ class Watcher:
     def _finish(self) -> None:
         """The box is gone: state the end of all that ran in it, and let the parts finish."""
         self._attempts.close()
-        for process in self._processes.all():
-            self._ended(process)
+        for process in self._processes.all():  # one by one: what does not fit any more costs only itself
+            self._ended([process])
         for part in self._parts:
             part.close()
         self._writer.tell()

@@ -133,8 +133,8 @@ class Programs:
         if outcomes:
             self._writer.write(Decided(outcomes))
 
-    def ended(self, process: Process) -> None:
-        """State the end of a process, if it had executed something."""
+    def ended(self, process: Process) -> list[spool.Record]:
+        """What is to be written of the end of a process; nothing, if it had not executed anything."""
         now = time.time_ns() // 1000
         records: list[spool.Record] = []
         if process.ref:
@@ -159,8 +159,7 @@ class Programs:
             )
             records.append(spool.fact(event, now))
         self._processes.forget(process)
-        if records:
-            self._writer.write(*records)
+        return records
 
     def _seen(self, process: Process) -> bool | None:
         """Whether the process has executed something since it asked; None: that cannot be seen any more."""

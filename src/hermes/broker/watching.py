@@ -143,8 +143,10 @@ class Watching:
             self._forget(one)
 
     def _kill(self, one: _Watcher) -> None:
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(one.init, signal.SIGKILL)
+        """End the box, unless that is done: once its watcher is gone, its pidfd is closed."""
+        if not one.gone.is_set():
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(one.init, signal.SIGKILL)
 
     def _forget(self, one: _Watcher) -> None:
         one.spool.whole = one.spool.whole and one.done

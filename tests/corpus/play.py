@@ -90,7 +90,7 @@ def play(script: Script, port: int, place: Path) -> Played:
         if not _wait(lambda: control.exists() or master.poll() is not None) or master.poll() is not None:
             played.failed = "no login"
             return played
-        since = int(time.time())
+        since = f"{time.time():.6f}"
         _run(to, f"sh -c 'sleep 0.2' {played.marker}")
         if script.shell:
             played.sent = [line for text in script.inputs for line in text.splitlines() if line.strip()]

@@ -109,12 +109,8 @@ class IndexReader:
     @contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
         """See the index as it is at this moment, through several queries."""
-        with self.translated():
-            self._db.execute("BEGIN")
-            try:
-                yield self._db
-            finally:
-                self._db.execute("ROLLBACK")
+        with self.translated(), database.snapshot(self._db) as db:
+            yield db
 
     @contextmanager
     def translated(self) -> Iterator[None]:

@@ -18,8 +18,8 @@ from hermes import events
 from hermes.broker.engines.base import Engine
 from hermes.broker.facts import fact
 from hermes.broker.forensics import Facts, Forensics
+from hermes.broker.limit_watch import Watch
 from hermes.broker.plan import PooledBox, Removal, State, Waiter, plan
-from hermes.broker.watch import Watch
 from hermes.config.models import ContainerPoolConfig
 from hermes.container.messages import BrokerEvent, PoolStatus
 from hermes.errors import AllocationError, EngineError

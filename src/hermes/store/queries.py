@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import reduce
 from operator import or_
@@ -139,7 +139,7 @@ class JournalReader:
         if active is not None:
             wheres.append("ended IS NULL" if active else "ended IS NOT NULL")
         condition = f"WHERE {' AND '.join(wheres)}" if wheres else ""
-        with self._snapshot() as db:
+        with self.snapshot() as db:
             found = db.execute(
                 f"{_SESSION} {condition} ORDER BY started DESC, id DESC LIMIT ? OFFSET ?", (*values, limit, offset)
             )
@@ -148,7 +148,7 @@ class JournalReader:
     def get_session(self, session_id: str) -> Session:
         """Return the session of that id, or the one whose id begins so; JournalError if there is none, or several."""
         session_id = _as_stored(session_id)
-        with self._snapshot() as db:
+        with self.snapshot() as db:
             rows = db.execute(f"{_SESSION} WHERE session_id = ?", (session_id,)).fetchall()
             if not rows and session_id:
                 rows = db.execute(
@@ -164,20 +164,20 @@ class JournalReader:
 
     def last_time(self) -> datetime | None:
         """Return when the last event was stated; None for a journal without any."""
-        with self._snapshot() as db:
+        with self.snapshot() as db:
             row = db.execute("SELECT time FROM events ORDER BY id DESC LIMIT 1").fetchone()
             return None if row is None else _moment(row[0])
 
     def unknown(self, session_ids: Collection[str]) -> set[str]:
         """Return those of the ids that no session of the journal has."""
-        with self._snapshot() as db:
+        with self.snapshot() as db:
             wanted = json.dumps(list(session_ids))
             known = db.execute("SELECT session_id FROM sessions WHERE session_id IN (SELECT value FROM json_each(?))", (wanted,))
             return set(session_ids) - {session_id for (session_id,) in known}
 
     def session_events(self, session_id: str) -> list[StoredEvent]:
         """Return all events of a session in order, with those of its connection, also from before the login."""
-        with self._snapshot() as db:
+        with self.snapshot() as db:
             rows = db.execute(
                 f"""
                 SELECT {EVENT_COLUMNS} FROM events WHERE session_id = ?1
@@ -192,7 +192,7 @@ class JournalReader:
 
     def select(self, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         """Return the rows of a query on the journal's tables (`hermes.store.schema`), as they are at one moment."""
-        with self._snapshot() as db:
+        with self.snapshot() as db:
             return db.execute(query, values).fetchall()
 
     @staticmethod
@@ -204,19 +204,11 @@ class JournalReader:
         rows = self._db.execute("SELECT command FROM commands WHERE session_id = ? ORDER BY id LIMIT ?", (session_id, limit))
         return [command for (command,) in rows]
 
-    def snapshot(self) -> AbstractContextManager[sqlite3.Connection]:
-        """See the journal as it is at this moment, for as long as it takes, through queries of one's own (`store.streams`)."""
-        return self._snapshot()
-
     @contextmanager
-    def _snapshot(self) -> Iterator[sqlite3.Connection]:
-        """See the journal as it is at this moment, through several queries."""
-        with self._translated():
-            self._db.execute("BEGIN")
-            try:
-                yield self._db
-            finally:
-                self._db.execute("ROLLBACK")
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """See the journal as it is at this moment, for as long as it takes, through queries of one's own (`store.streams`)."""
+        with self._translated(), database.snapshot(self._db) as db:
+            yield db
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from hermes.broker import watch
+from hermes.broker import limit_watch
 from hermes.broker.engines.base import Box
 from hermes.broker.forensics import Facts, Forensics
-from hermes.broker.watch import Watch
+from hermes.broker.limit_watch import Watch
 from hermes.config import ContainerPoolConfig
 from hermes.config.models import ForensicsConfig
 from hermes.container.messages import BrokerEvent
@@ -47,7 +47,7 @@ class Stated:
 
 @pytest.mark.asyncio
 async def test_a_limit_is_stated_while_the_box_lives_and_again_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LOOK", 0.01)
+    monkeypatch.setattr(limit_watch, "LOOK", 0.01)
     engine, stated = Looking(), Stated()
     engine.finds = {"memory": 2}
     watching = Watch(engine, ContainerPoolConfig(), stated)
@@ -72,7 +72,7 @@ async def test_a_limit_is_stated_while_the_box_lives_and_again_at_its_end(monkey
 
 @pytest.mark.asyncio
 async def test_nothing_is_looked_at_when_nobody_holds_a_box(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LOOK", 0.01)
+    monkeypatch.setattr(limit_watch, "LOOK", 0.01)
     engine, stated = Looking(), Stated()
     watching = Watch(engine, ContainerPoolConfig(), stated)
     for _ in range(2):

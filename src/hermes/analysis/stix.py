@@ -5,6 +5,7 @@ same bundle, and what two bundles have in common has the same identifier in both
 """
 
 import contextlib
+import encodings.utf_16_be  # noqa: F401  stix2 imports this, and the next, with the first pattern: out of reach by then
 import ipaddress
 import json
 import re
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+import antlr4.LL1Analyzer  # type: ignore[import-untyped]  # noqa: F401
 import stix2.v21 as stix  # type: ignore[import-untyped]
 
 from hermes import events

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import msgspec
-import pyzipper
 import typer
 
 from hermes.cli.console import (
@@ -26,6 +25,7 @@ from hermes.cli.new_file import new_file
 from hermes.cli.privileges import become_owner
 from hermes.config import Settings
 from hermes.evidence.artifacts import Input, copy, size
+from hermes.evidence.encryption import pyzipper
 from hermes.store import JournalReader
 from hermes.store.artifacts import Artifact, known, sightings
 

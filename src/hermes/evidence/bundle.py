@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
-import pyzipper
 from Cryptodome.Cipher import AES
 from Cryptodome.Hash import HMAC, SHA1
 from Cryptodome.Protocol.KDF import PBKDF2
@@ -31,6 +30,7 @@ from Cryptodome.Util import Counter
 
 from hermes.evidence import chain, manifest, sealing
 from hermes.evidence.artifacts import ArtifactUnavailable, Input, copy
+from hermes.evidence.encryption import pyzipper
 from hermes.evidence.sources import timeline
 from hermes.evidence.timeline import Item, json_line
 from hermes.recording.lossless import Kind

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import pyzipper
 
 from hermes.errors import HermesError
 from hermes.evidence import manifest
 from hermes.evidence.bundle import FORMAT, MANIFEST, Contents, Exported
+from hermes.evidence.encryption import pyzipper
 from hermes.evidence.findings import Finding, Summary, added, changed, missing, note
 from hermes.evidence.manifest import NOT_OF_A_SESSION, Digest, Manifest
 

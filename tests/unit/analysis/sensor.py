@@ -4,10 +4,8 @@ from pathlib import Path
 
 from hermes.analysis import rules_match
 from hermes.analysis.campaigns import Campaigns
-from hermes.analysis.commands import Commands
 from hermes.analysis.techniques import Techniques
-from hermes.analysis.visits import Visits
-from hermes.analysis.work import Analyst
+from hermes.analysis.work import Analyst, stages
 from hermes.config import Settings
 from hermes.events import Event
 from tests.unit.analysis.test_scans import FakeScanner, scans
@@ -24,7 +22,7 @@ def left_by(directory: Path, *facts: Event) -> Settings:
     write(settings.journal_path, *facts)
     techniques, campaigns = Techniques(RULES), Campaigns()
     looked = scans(FakeScanner(), directory, techniques.scanned, campaigns.scanned)
-    analyst = Analyst(settings, [Visits(), Commands(), looked, techniques, campaigns])
+    analyst = Analyst(settings, [*stages(settings), looked, techniques, campaigns])
     analyst.open()
     while not analyst.step():
         pass

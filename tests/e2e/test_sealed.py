@@ -44,7 +44,7 @@ def test_a_session_is_sealed_exported_and_stands_on_one_timeline(sensor: Sensor,
     items = [line for line in sensor.hermes("sessions", "timeline", session["session_id"]).stdout.decode().splitlines() if line]
     story = "\n".join(items)
     assert all(line.isprintable() for line in items)
-    for text in ("auth.attempt", "| typed", "> piped", "uid=0(root)", "! ls: cannot access", "session.sealed"):
+    for text in ("auth.attempt", "| typed", "> piped", "uid=0(root)", "! ls:", "cannot access", "session.sealed"):
         assert text in story
     out = tmp_path / "out.zip"
     assert sensor.hermes("sessions", "export", session["session_id"], "-o", str(out)).returncode == 0

@@ -3,12 +3,15 @@
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import msgspec
 import typer
 
+from hermes.analysis import findings
+from hermes.analysis.reader import IndexReader
 from hermes.cli.console import (
     USAGE,
     ConfigOption,
@@ -24,6 +27,7 @@ from hermes.cli.console import (
 from hermes.cli.new_file import new_file
 from hermes.cli.privileges import become_owner
 from hermes.config import Settings
+from hermes.errors import AnalysisError
 from hermes.evidence.artifacts import Input, copy, size
 from hermes.evidence.encryption import pyzipper
 from hermes.store import JournalReader
@@ -71,16 +75,19 @@ def list_(
 @app.command()
 @reporting()
 def show(sha256: HashArgument, config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """Show one file: its hashes, and where, when and as what it was seen. Times are UTC."""
+    """Show one file: its hashes, what it is, and where, when and as what it was seen. Times are UTC."""
     settings = load_settings(config, overrides)
     with _journal(settings) as journal:
         one = _found(journal, sha256)
         seen = sightings(journal, one.sha256)
+    looked = _looked_at(settings, one)
     if as_json:
-        print_json({**_fields(settings, one), "seen": msgspec.to_builtins(seen)})
+        analysis = msgspec.to_builtins(looked) if looked is not None else None
+        print_json({**_fields(settings, one), "analysis": analysis, "seen": msgspec.to_builtins(seen)})
         return
     console.print(f"SHA-256  {one.sha256}")
-    for label, value in (("SHA-1", one.sha1), ("MD5", one.md5), ("size", str(one.size)), ("kept", _where(settings, one) or "no")):
+    about = [("SHA-1", one.sha1), ("MD5", one.md5), ("size", str(one.size)), ("kept", _where(settings, one) or "no")]
+    for label, value in (*about, *_said(looked)):
         console.print(f"  {label:<7}{visible(value)}", soft_wrap=True)
     for it in seen:
         name = visible(it.path[:400]) or "(input of a command)"
@@ -146,6 +153,22 @@ def _where(settings: Settings, one: Artifact) -> str | None:
     if size(settings.artifacts_dir, one.sha256) is not None:
         return str(settings.artifacts_dir / one.sha256[:2] / one.sha256[2:4] / one.sha256)
     return "recording" if one.source == "input" else None
+
+
+def _looked_at(settings: Settings, one: Artifact) -> findings.File | None:
+    """What the analysis found; None where there is no index, or it has not come so far."""
+    with suppress(AnalysisError), IndexReader(settings.index_path) as index:
+        return findings.file(index, one.sha256)
+    return None
+
+
+def _said(looked: findings.File | None) -> list[tuple[str, str]]:
+    if looked is None or looked.state in ("waiting", "looking"):
+        return [("type", "not looked at yet")]
+    if looked.failure is not None:
+        return [("type", f"not known: {looked.failure}")]
+    matches = [("YARA", f"{it.rule}: {it.description}" if it.description else it.rule) for it in looked.matches]
+    return [("type", looked.mime), ("", looked.description[:400]), *matches]
 
 
 def _fields(settings: Settings, one: Artifact) -> dict[str, Any]:

@@ -5,18 +5,23 @@ import json
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pyzipper
 from typer.testing import CliRunner, Result
 
 from hermes import events
+from hermes.analysis.scanner import Scanner
+from hermes.analysis.scans import Scans
+from hermes.analysis.visits import Visits
+from hermes.analysis.work import Analyst
 from hermes.cli.artifacts import app
 from hermes.config import RecordingConfig, Settings
 from hermes.evidence.artifacts import path
 from hermes.recording import SessionRecorder
 from hermes.server.backend import SessionInfo
+from tests.unit.analysis.test_scans import FakeScanner
 from tests.unit.store.facts import login, write
 
 Run = Callable[..., Result]
@@ -80,6 +85,27 @@ def test_show(run: Run) -> None:
     found = parsed(run("show", FILE[:8], "--json"))
     assert (found["sha256"], [it["event"] for it in found["seen"]]) == (FILE, ["artifact.stored"])
     assert FILE in run("show", FILE[:8]).stdout
+
+
+def test_show_what_the_analysis_found(run: Run, settings: Settings, tmp_path: Path) -> None:
+    assert "not looked at yet" in run("show", FILE[:8]).stdout
+    assert parsed(run("show", FILE[:8], "--json"))["analysis"] is None
+    (tmp_path / FILE).write_bytes(b"evil\x1b[2J")
+    (tmp_path / GONE).write_bytes(b"broken")
+    settings.index_dir.mkdir()
+    analyst = Analyst(
+        settings, [Visits(), Scans(cast(Scanner, FakeScanner()), lambda sha256, _: (tmp_path / sha256).open("rb"), rules="r")]
+    )
+    analyst.open()
+    while not analyst.step():
+        pass
+    analyst.close()
+    shown = run("show", FILE[:8]).stdout
+    assert "application/x-executable" in shown
+    assert "YARA   evil\\x1b[2J" in shown
+    assert "\x1b" not in shown
+    assert parsed(run("show", FILE[:8], "--json"))["analysis"]["mime"] == "application/x-executable"
+    assert "killed: SIGSEGV" in run("show", GONE[:8]).stdout
 
 
 @pytest.mark.parametrize(("sha256", "content"), [(FILE, CONTENT), (INPUT, SCRIPT)])

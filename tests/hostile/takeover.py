@@ -63,9 +63,12 @@ class Owned:
             data, fds = self.hear(self.broker)
             assert data, "the broker hung up"
             reply: Any = decode_broker_reply(data)
-            if not isinstance(reply, messages.BrokerEvent):
+            if isinstance(reply, messages.BrokerEvent):
+                self.facts.append({"kind": reply.kind, **reply.fields})
+            elif not isinstance(reply, messages.Spooled | messages.Dropped):
                 return reply, fds
-            self.facts.append({"kind": reply.kind, **reply.fields})
+            for fd in fds:
+                os.close(fd)
 
     def allocate(self, session_id: str) -> str:
         """Ask for a box; return its id, or why there is none."""
@@ -73,6 +76,8 @@ class Owned:
         if isinstance(reply, messages.Refused):
             return f"refused: {reply.reason}"
         self.boxes[session_id] = socket.socket(fileno=fds[0])
+        for fd in fds[1:]:
+            os.close(fd)
         return str(reply.container_id)
 
     def run(self, session_id: str, command: bytes, number: int) -> str:

@@ -80,9 +80,19 @@ async def _until_asked(settings: Settings, work: Work, report: Report, control: 
     loop.add_reader(control, over.set)  # nothing is ever said: it is readable when it has closed
     async with TaskOwner("background") as tasks:
         tasks.spawn(report.stay_alive(), name="alive")
-        working = tasks.spawn(work(settings, report), name="work")
+        working = tasks.spawn(_outcome(work(settings, report)), name="work")
         ending = tasks.spawn(over.wait(), name="end")
         await asyncio.wait([working, ending], return_when=asyncio.FIRST_COMPLETED)
         working.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await working
+            if (error := await working) is not None:
+                raise error
+
+
+async def _outcome(work: Coroutine[None, None, None]) -> HermesError | None:
+    """Why it cannot go on, where it says so itself."""
+    try:
+        await work
+    except HermesError as error:
+        return error
+    return None

@@ -25,6 +25,7 @@ from hermes.broker.confinement import Confinement
 from hermes.broker.engines import local
 from hermes.broker.engines.base import Box
 from hermes.broker.engines.local import LocalEngine
+from hermes.broker.manifest import Origin
 from hermes.broker.policy import Policy
 from hermes.broker.verify import agent
 from hermes.broker.verify.box import ANYBODY, Target, number_of
@@ -339,7 +340,7 @@ def limits(values: dict[str, Any]) -> ContainerPoolConfig:
 def naive(how: str) -> Callable[..., trees.Copied]:
     """Keeping what changed in a box as one might who thinks well of attackers. `how`: the mistake that is made."""
 
-    def keep(self: BoxFiles, directory: Path, budget: trees.Budget) -> trees.Copied:
+    def keep(self: BoxFiles, directory: Path, budget: trees.Budget, origin: Origin) -> trees.Copied:
         changes = directory / "changes"
         changes.mkdir(parents=True)
         directory.chmod(0o755 if how == "open" else 0o700)

@@ -177,7 +177,7 @@ async def test_how_a_process_ended_is_known(watched: Watched) -> None:
 
 async def test_who_runs_it_is_known(watched: Watched) -> None:
     await watched.sh("/bin/true", user="nobody")
-    await watched.until(lambda: watched.exit_of("/bin/true"))
+    await watched.until(lambda: watched.exit_of("/bin/true") and len(watched.of(ProcessStarted)) == 2)
     assert {(it.program, it.uid, it.gid) for it in watched.of(ProcessStarted)} == {
         ("/bin/sh", 65534, 65534),
         ("/bin/true", 65534, 65534),

@@ -100,7 +100,7 @@ def test_each_content_is_stated_once_a_session(told: list[dict[str, Any]]) -> No
     assert sorted(stated) == sorted(set(stated))
 
 
-@pytest.mark.parametrize("content", [DROPPED, PIPED])
+@pytest.mark.parametrize("content", [DROPPED, PIPED], ids=["dropped", "piped"])
 def test_it_is_listed_and_exported(sensor: Sensor, told: list[dict[str, Any]], tmp_path: Path, content: bytes) -> None:
     name = sha256(content)
     (listed,) = [it for it in sensor.json("artifacts", "list") if it["sha256"] == name]

@@ -1,9 +1,8 @@
 """The zygote's own process: small, single-threaded, and ready to fork. Started by `zygote_main`.
 
 For each box it is told of it forks a watcher (`Watch`) and a spawner (`EnterBox`); it also makes user namespaces
-(`MakeUserNamespace`). Each request brings a
-socket along; whoever answers, answers there: the zygote itself never waits for anyone. When its control socket closes it
-ends, and its spawners with it.
+(`MakeUserNamespace`). Each request brings a socket along; whoever answers, answers there: the zygote itself never waits for
+anyone. When its control socket closes it ends, and its spawners with it.
 """
 
 import gc

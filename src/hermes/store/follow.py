@@ -53,7 +53,7 @@ class Follower:
         """Return the next events, at least one and at most `limit`; wait for them, as long as it takes."""
         while True:
             try:
-                if found := await asyncio.to_thread(self._read, limit):
+                if found := await asyncio.to_thread(self.read, limit):
                     return found
                 pause = POLL_SECONDS
             except JournalError as error:
@@ -63,7 +63,22 @@ class Follower:
 
     def read(self, limit: int = 500) -> list[StoredEvent]:
         """Return the next events that are there, without waiting for more. JournalError if the journal cannot be read."""
-        return self._read(limit)
+        try:
+            db = self._opened()
+            rows = db.execute(
+                f"SELECT {EVENT_COLUMNS} FROM events WHERE id > ? ORDER BY id LIMIT ?", (self.position.id, limit)
+            ).fetchall()
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise JournalError(f"cannot read {self._path}: {error}") from error
+        self._trouble = ""
+        if not rows:
+            return []
+        found = [StoredEvent.of(*row) for row in rows]
+        before = self.position.id or found[0].id - 1  # who begins did not miss what went before
+        self.missed += found[-1].id - before - len(found)
+        self.position = Position(self.position.journal, found[-1].id)
+        return found
 
     def last(self) -> Position:
         """The journal's end as it is now. JournalError if the journal cannot be read."""
@@ -87,24 +102,6 @@ class Follower:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
             self._db = None
-
-    def _read(self, limit: int) -> list[StoredEvent]:
-        try:
-            db = self._opened()
-            rows = db.execute(
-                f"SELECT {EVENT_COLUMNS} FROM events WHERE id > ? ORDER BY id LIMIT ?", (self.position.id, limit)
-            ).fetchall()
-        except (sqlite3.Error, OSError) as error:
-            self.close()
-            raise JournalError(f"cannot read {self._path}: {error}") from error
-        self._trouble = ""
-        if not rows:
-            return []
-        found = [StoredEvent.of(*row) for row in rows]
-        before = self.position.id or found[0].id - 1  # who begins did not miss what went before
-        self.missed += found[-1].id - before - len(found)
-        self.position = Position(self.position.journal, found[-1].id)
-        return found
 
     def _opened(self) -> sqlite3.Connection:
         """The journal that is at its place now."""

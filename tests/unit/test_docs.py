@@ -58,6 +58,7 @@ TESTED_BY = {
     "hermes.evidence.findings": "unit/evidence/test_verification.py",
     "hermes.recording.facts": "unit/recording/test_lossless.py",
     "hermes.outputs.sink": "unit/outputs/test_jsonl.py",
+    "hermes.store.reading": "unit/store/test_queries.py",
     "hermes.store.bookkeeping": "unit/store/test_queries.py",
     "hermes.store.database": "unit/store/test_journal.py",
     "hermes.analyst": "e2e/test_processes.py",

@@ -4,9 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -16,8 +14,7 @@ from hermes.analysis.visits import EPOCH
 from hermes.errors import AnalysisError
 from hermes.store import database
 from hermes.store.follow import Position
-
-BUSY_SECONDS = 5.0
+from hermes.store.reading import Reader
 
 
 class TypedCommand(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,41 +37,17 @@ def moment(micros: int) -> datetime:
     return EPOCH + timedelta(microseconds=micros)
 
 
-class IndexReader:
-    """An open index, read-only; also a context manager. Every method may raise AnalysisError, whose text is one line."""
+class IndexReader(Reader):
+    """An open index, read-only. Every method may raise AnalysisError, whose text is one line."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the index; AnalysisError where there is none, or none that this Hermes can read."""
-        self._path = path
-        try:
-            path.stat()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise AnalysisError(
-                f"there is no index at {path}: no Hermes with analysis.enabled has run with this data directory"
-            ) from error
-        except PermissionError as error:
-            raise AnalysisError(f"cannot look at {path}: only root and the sensor's user can read it") from error
-        with self.translated():
-            self._db = database.connect(path, mode="ro", busy_timeout=BUSY_SECONDS)
-            self._db.execute("PRAGMA temp_store = MEMORY")
-        try:
-            with self.translated():
-                layout = [self._db.execute(f"PRAGMA {it}").fetchone()[0] for it in ("application_id", "user_version")]
-            if layout != [APPLICATION_ID, LAYOUT]:
-                raise AnalysisError(f"{path} is no index of this Hermes: `hermes up` makes it anew")
-        except BaseException:
-            self._db.close()
-            raise
+    error = AnalysisError
+    missing = "there is no index at {path}: no Hermes with analysis.enabled has run with this data directory"
 
-    def close(self) -> None:
-        """Close the index."""
-        self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
+    def _begin(self) -> None:
+        self._db.execute("PRAGMA temp_store = MEMORY")
+        layout = [self._db.execute(f"PRAGMA {it}").fetchone()[0] for it in ("application_id", "user_version")]
+        if layout != [APPLICATION_ID, LAYOUT]:
+            raise AnalysisError(f"{self._path} is no index of this Hermes: `hermes up` makes it anew")
 
     @property
     def position(self) -> Position:
@@ -105,12 +78,6 @@ class IndexReader:
         """The rows of a query; for stages that have readers of their own."""
         with self.snapshot() as db:
             return db.execute(sql, values).fetchall()
-
-    @contextmanager
-    def snapshot(self) -> Iterator[sqlite3.Connection]:
-        """See the index as it is at this moment, through several queries."""
-        with self.translated(), database.snapshot(self._db) as db:
-            yield db
 
     @contextmanager
     def translated(self) -> Iterator[None]:

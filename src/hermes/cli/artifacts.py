@@ -25,7 +25,7 @@ from hermes.cli.console import (
     visible,
 )
 from hermes.cli.new_file import new_file
-from hermes.cli.privileges import become_owner
+from hermes.cli.privileges import opened_journal
 from hermes.config import Settings
 from hermes.errors import AnalysisError
 from hermes.evidence.artifacts import Input, copy, size
@@ -56,7 +56,7 @@ def list_(
     """List files by their content, last seen first. Times are UTC."""
     settings = load_settings(config, overrides)
     count = limit or (JSON if as_json else TABLE)
-    with _journal(settings) as journal:
+    with opened_journal(settings) as journal:
         found = known(journal, limit=count, offset=offset, session_id=session)
     if as_json:
         print_json([_fields(settings, one) for one in found])
@@ -77,7 +77,7 @@ def list_(
 def show(sha256: HashArgument, config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Show one file: its hashes, what it is, and where, when and as what it was seen. Times are UTC."""
     settings = load_settings(config, overrides)
-    with _journal(settings) as journal:
+    with opened_journal(settings) as journal:
         one = _found(journal, sha256)
         seen = sightings(journal, one.sha256)
     looked = _looked_at(settings, one)
@@ -112,7 +112,7 @@ def export(
     if not password and not raw:
         fail("--password: it cannot be empty", USAGE)
     with new_file(output or Path(f"{sha256}{'' if raw else '.zip'}")) as (file, made):
-        with _journal(settings) as journal:
+        with opened_journal(settings) as journal:
             one = _found(journal, sha256)
             inputs = [Input(it.session_id, it.channel) for it in sightings(journal, one.sha256) if it.session_id and it.channel]
         with tempfile.TemporaryFile() as content:
@@ -129,11 +129,6 @@ def _zip(content: BinaryIO, file: BinaryIO, one: Artifact, password: str) -> Non
         archive.setpassword(password.encode())
         with archive.open(one.sha256, "w", force_zip64=True) as member:
             shutil.copyfileobj(content, member)
-
-
-def _journal(settings: Settings) -> JournalReader:
-    become_owner(settings)
-    return JournalReader(settings.journal_path)
 
 
 def _found(journal: JournalReader, beginning: str) -> Artifact:

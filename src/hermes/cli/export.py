@@ -19,13 +19,12 @@ from hermes.cli.console import (
     visible,
 )
 from hermes.cli.new_file import new_file
-from hermes.cli.privileges import become_owner
+from hermes.cli.privileges import opened_journal
 from hermes.cli.timeline import text_lines
 from hermes.cli.words import size
 from hermes.config import Settings
 from hermes.evidence.bundle import PASSWORD, Bundle, Sources
 from hermes.recording.recorder import is_session_id
-from hermes.store import JournalReader
 
 
 @reporting()
@@ -61,9 +60,8 @@ def export(
 
 
 def _write(settings: Settings, file: BinaryIO, sessions: list[str], *, raw_artifacts: bool) -> tuple[list[str], str]:
-    become_owner(settings)
     sources = Sources(journal=settings.journal_path, recordings=settings.recordings_dir, artifacts=settings.artifacts_dir)
-    with JournalReader(settings.journal_path) as journal:
+    with opened_journal(settings) as journal:
         found = list(dict.fromkeys(journal.get_session(one).session_id for one in sessions))
         if strange := [one for one in found if not is_session_id(one)]:
             fail(f"{strange[0][:80]!r} is not an id that a session can have")

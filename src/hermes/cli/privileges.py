@@ -9,6 +9,7 @@ from rich.cells import cell_len
 
 from hermes.config import Settings
 from hermes.errors import MachineError
+from hermes.store import JournalReader
 
 _PR_SET_DUMPABLE = 4
 
@@ -19,6 +20,12 @@ def become_owner(settings: Settings) -> None:
     To be called with everything imported: the new user may not be able to read the source.
     """
     become_owner_of(settings.journal_dir, settings.recordings_dir)
+
+
+def opened_journal(settings: Settings) -> JournalReader:
+    """The journal, read as its owner (`become_owner`). Raises JournalError."""
+    become_owner(settings)
+    return JournalReader(settings.journal_path)
 
 
 def become_owner_of(*directories: Path) -> None:

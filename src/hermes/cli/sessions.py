@@ -20,13 +20,13 @@ from hermes.cli.console import (
     visible,
 )
 from hermes.cli.export import export
-from hermes.cli.privileges import become_owner
+from hermes.cli.privileges import opened_journal
 from hermes.cli.replay import replay
 from hermes.cli.story import Attempt, Channel, Story, tell
 from hermes.cli.timeline import timeline
 from hermes.cli.words import clock, short, size, span, when
 from hermes.config import Settings
-from hermes.store import JournalReader, Session
+from hermes.store import Session
 
 TABLE_SESSIONS = 50
 JSON_SESSIONS = 1000
@@ -62,7 +62,7 @@ def list_(
     """List sessions, newest first. Times are UTC."""
     started = None if since is None else when(since, datetime.now(UTC))
     count = limit or (JSON_SESSIONS if as_json else TABLE_SESSIONS)
-    with _journal(load_settings(config, overrides)) as journal:
+    with opened_journal(load_settings(config, overrides)) as journal:
         sessions = journal.list_sessions(count, offset, username=user, source_ip=ip, since=started, active=active)
     if as_json:
         print_json(msgspec.to_builtins(sessions))
@@ -85,7 +85,7 @@ def show(
 ) -> None:
     """Show one session: who, from where, with which credentials, and what was done in each channel. Times are UTC."""
     settings = load_settings(config, overrides)
-    with _journal(settings) as journal:
+    with opened_journal(settings) as journal:
         found = journal.get_session(session)
         events = journal.session_events(found.session_id)
     story = tell(events)
@@ -105,11 +105,6 @@ def show(
         return
     for line in (*_facts(found, story), *_attempts(story.attempts), *_channels(settings, story.channels), *_rest(story)):
         console.print(line, soft_wrap=True)
-
-
-def _journal(settings: Settings) -> JournalReader:
-    become_owner(settings)
-    return JournalReader(settings.journal_path)
 
 
 def _duration(session: Session) -> str:

@@ -10,11 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from hermes.cli.console import ConfigOption, JsonOption, SetOption, load_settings, reporting
-from hermes.cli.privileges import become_owner
+from hermes.cli.privileges import opened_journal
 from hermes.cli.words import clock, short, size, span, when
 from hermes.evidence.sources import timeline as of_session
 from hermes.evidence.timeline import BYTES, IN_THE_BOX, Item, json_line
-from hermes.store import JournalReader
 
 PIPE_CLOSED = 141
 """Exit code when whatever read the output stopped reading."""
@@ -61,8 +60,7 @@ def timeline(
         output=output,
     )
     settings = load_settings(config, overrides)
-    become_owner(settings)
-    with JournalReader(settings.journal_path) as journal:
+    with opened_journal(settings) as journal:
         found = journal.get_session(session)
         with journal.snapshot() as db, _piped():
             items = filter(

@@ -10,8 +10,8 @@ from hermes.errors import JournalError
 from hermes.outputs.sink import Record
 from hermes.store import StoredEvent, database
 from hermes.store.queries import EVENT_COLUMNS
+from hermes.store.reading import BUSY_SECONDS
 
-BUSY_SECONDS = 5.0
 ADDRESSES = 10_000
 """Connections whose address is remembered."""
 WITH_ADDRESS = ("connection.opened", "session.opened")

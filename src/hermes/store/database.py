@@ -117,16 +117,6 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-@contextlib.contextmanager
-def snapshot(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """See the database as it is at this moment, through several queries."""
-    db.execute("BEGIN")
-    try:
-        yield db
-    finally:
-        db.execute("ROLLBACK")
-
-
 def _hint(error: sqlite3.Error) -> str:
     busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
     return ": another program is writing to it" if busy else ""

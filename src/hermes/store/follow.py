@@ -10,7 +10,8 @@ import structlog
 
 from hermes.errors import JournalError
 from hermes.store import database, schema
-from hermes.store.queries import BUSY_SECONDS, EVENT_COLUMNS, StoredEvent
+from hermes.store.queries import EVENT_COLUMNS, StoredEvent
+from hermes.store.reading import BUSY_SECONDS
 
 log = structlog.get_logger(__name__)
 

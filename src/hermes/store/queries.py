@@ -7,21 +7,19 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import reduce
 from operator import or_
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from hermes import events
 from hermes.errors import JournalError
 from hermes.store import database, schema
+from hermes.store.reading import Reader
 
 S = TypeVar("S", str, str | None)
 
 COMMANDS_LISTED = 1000
 """Commands of one session that `list_sessions` gives at most; `get_session` gives all."""
-BUSY_SECONDS = 5.0
 EVENT_COLUMNS = "id, time, sensor, event, connection_id, session_id, body"
 _ANY_EVENT: Any = reduce(or_, events.ALL.values())
 
@@ -82,38 +80,15 @@ class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
         return fact
 
 
-class JournalReader:
-    """An open journal, read-only; also a context manager. Every method may raise JournalError, whose text is one line."""
+class JournalReader(Reader):
+    """An open journal, read-only. Every method may raise JournalError, whose text is one line."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the journal; JournalError where there is none, or none that this Hermes can read."""
-        self._path = path
-        try:
-            path.stat()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise JournalError(f"there is no journal at {path}: no Hermes has run with this data directory") from error
-        except PermissionError as error:
-            raise JournalError(f"cannot look at {path}: only root and the sensor's user can read it") from error
-        with self._translated():
-            self._db = database.connect(path, mode="ro", busy_timeout=BUSY_SECONDS)
-        try:
-            with self._translated():
-                found = schema.version(self._db)
-            if found < len(schema.MIGRATIONS):
-                raise JournalError(f"{path} was written by an older Hermes: start `hermes up` once to bring it up to date")
-        except BaseException:
-            self._db.close()
-            raise
+    error = JournalError
+    missing = "there is no journal at {path}: no Hermes has run with this data directory"
 
-    def close(self) -> None:
-        """Close the journal."""
-        self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
+    def _begin(self) -> None:
+        if schema.version(self._db) < len(schema.MIGRATIONS):
+            raise JournalError(f"{self._path} was written by an older Hermes: start `hermes up` once to bring it up to date")
 
     def list_sessions(
         self,
@@ -205,13 +180,7 @@ class JournalReader:
         return [command for (command,) in rows]
 
     @contextmanager
-    def snapshot(self) -> Iterator[sqlite3.Connection]:
-        """See the journal as it is at this moment, for as long as it takes, through queries of one's own (`store.streams`)."""
-        with self._translated(), database.snapshot(self._db) as db:
-            yield db
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def translated(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
+import threading
 from pathlib import Path
 
 import msgspec
@@ -49,6 +50,7 @@ class Follower:
         self._db: sqlite3.Connection | None = None
         self._file = (0, 0)
         self._trouble = ""
+        self._busy = threading.RLock()  # who gave up waiting for `next` may close while its thread still reads
 
     async def next(self, limit: int = 500) -> list[StoredEvent]:
         """Return the next events, at least one and at most `limit`; wait for them, as long as it takes."""
@@ -64,14 +66,15 @@ class Follower:
 
     def read(self, limit: int = 500) -> list[StoredEvent]:
         """Return the next events that are there, without waiting for more. JournalError if the journal cannot be read."""
-        try:
-            db = self._opened()
-            rows = db.execute(
-                f"SELECT {EVENT_COLUMNS} FROM events WHERE id > ? ORDER BY id LIMIT ?", (self.position.id, limit)
-            ).fetchall()
-        except (sqlite3.Error, OSError) as error:
-            self.close()
-            raise JournalError(f"cannot read {self._path}: {error}") from error
+        with self._busy:
+            try:
+                db = self._opened()
+                rows = db.execute(
+                    f"SELECT {EVENT_COLUMNS} FROM events WHERE id > ? ORDER BY id LIMIT ?", (self.position.id, limit)
+                ).fetchall()
+            except (sqlite3.Error, OSError) as error:
+                self.close()
+                raise JournalError(f"cannot read {self._path}: {error}") from error
         self._trouble = ""
         if not rows:
             return []
@@ -83,13 +86,14 @@ class Follower:
 
     def last(self) -> Position:
         """The journal's end as it is now. JournalError if the journal cannot be read."""
-        try:
-            db = self._opened()
-            (last,) = db.execute("SELECT max(id) FROM events").fetchone()
-            return Position(_identity(db), last or 0)
-        except (sqlite3.Error, OSError) as error:
-            self.close()
-            raise JournalError(f"cannot read {self._path}: {error}") from error
+        with self._busy:
+            try:
+                db = self._opened()
+                (last,) = db.execute("SELECT max(id) FROM events").fetchone()
+                return Position(_identity(db), last or 0)
+            except (sqlite3.Error, OSError) as error:
+                self.close()
+                raise JournalError(f"cannot read {self._path}: {error}") from error
 
     @property
     def lag(self) -> int:
@@ -99,10 +103,11 @@ class Follower:
 
     def close(self) -> None:
         """Close the journal; the next call opens it again."""
-        if self._db is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._db.close()
-            self._db = None
+        with self._busy:
+            if self._db is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.close()
+                self._db = None
 
     def _opened(self) -> sqlite3.Connection:
         """The journal that is at its place now."""

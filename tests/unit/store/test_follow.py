@@ -1,5 +1,6 @@
 import asyncio
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,36 @@ def test_what_was_removed_before_it_was_read_is_counted(tmp_path: Path) -> None:
     assert beginner.missed == 3, "events 3, 4 and 7; what went before the first is not missed"
     follower.close()
     beginner.close()
+
+
+@pytest.mark.asyncio
+async def test_what_is_being_read_is_not_closed_before_that_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "journal.db"
+    write(path, fact(1))
+    follower = Follower(path)
+    begun, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+    real = follower._opened
+
+    def slow() -> sqlite3.Connection:
+        begun.set()
+        assert go_on.wait(30)
+        assert not closed.is_set()
+        return real()
+
+    def close() -> None:
+        follower.close()
+        closed.set()
+
+    monkeypatch.setattr(follower, "_opened", slow)
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        reading = group.create_task(asyncio.to_thread(follower.read))
+        await asyncio.to_thread(begun.wait, 30)
+        closing = group.create_task(asyncio.to_thread(close))
+        assert not await asyncio.to_thread(closed.wait, 0.2)
+        go_on.set()
+    assert versions(reading.result()) == ["1"]
+    assert closing.done()
+    assert closed.is_set()
 
 
 def test_an_event_has_a_name_of_its_own(tmp_path: Path) -> None:
